@@ -1,0 +1,72 @@
+"""The settings that every configuration starts from, with their meaning."""
+
+import inspect
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cifp_jax.methods import METHODS
+
+
+def method_defaults(name: str) -> dict[str, Any]:
+    """The settings of a method and their defaults, read from the signature of its loss."""
+    parameters = inspect.signature(METHODS[name].loss).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def default_config() -> ConfigDict:
+    """A configuration with every key set; a file in `configs/` overrides what differs.
+
+    A key that does not stand here cannot be set on the command line either: the configuration is
+    locked, and an unknown name is answered with the nearest known one.
+    """
+    config = ConfigDict()
+    config.seed = 0  # initialisation, views, dropout and the order of the data follow from it
+    config.parallel = "jit"  # jit (mesh of all devices), pmap (devices of one process), none
+    config.compare = ()  # methods to train one after the other and to compare, e.g. ("cifp",)
+
+    config.data = ConfigDict()
+    config.data.name = ""  # layout of the files: la or acdc
+    config.data.root = ""  # folder that holds the lists
+    config.data.labeled = 8  # LA: scans; ACDC: patients
+    config.data.validation = 0  # LA: unlabelled scans set aside from the end of train.list
+    config.data.test_list = ""  # file of test cases, or "" for none
+    config.data.patch_size = (256, 256)  # voxels; each side a multiple of 16
+    config.data.downsample = 1  # whole-number factor by which 3D scans are averaged down
+    config.data.batch_labeled = 12
+    config.data.batch_unlabeled = 12
+    config.data.workers = 0  # Grain worker processes; 0 reads in threads of this process
+    config.data.cache_gb = 4.0  # decoded scans kept in memory, per process
+    config.data.phantoms = 0  # > 0: so many synthetic training cases are written to `root` first
+
+    config.model = ConfigDict()
+    config.model.name = "unet"  # unet or vnet
+    config.model.classes = 4  # background included
+    config.model.filters = (16, 32, 64, 128, 256)
+
+    config.method = ConfigDict({"name": "cifp", **method_defaults("cifp")})
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.power = 0.9  # of the polynomial schedule
+
+    config.ema = ConfigDict()
+    config.ema.decay = 0.99  # of the teacher; 0 switches the teacher off
+
+    config.training = ConfigDict()
+    config.training.steps = 30_000
+    config.training.log_every = 50
+    config.training.evaluate_every = 200  # 0: at the end only
+    config.training.checkpoint_every = 1000
+
+    config.evaluation = ConfigDict()
+    config.evaluation.stride = (18, 18, 4)  # of the sliding window, 3D only
+    config.evaluation.batch = 8  # windows or slices in one forward pass
+    config.evaluation.empty = "diagonal"  # distance of a missed class: diagonal or literature
+    config.evaluation.largest_component = False  # keep the largest component of each class
+    config.evaluation.weights = "ema"  # which network is evaluated: ema or student
+    config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
+    config.evaluation.overlays = 3  # cases drawn as PNG
+    return config

@@ -1,0 +1,185 @@
+"""Cases to batches: two shuffled, augmented, endless streams, zipped and read ahead."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from cifp_jax.data import sources, transforms
+from cifp_jax.data.splits import Split
+from cifp_jax.data.transforms import Arrays
+
+Batch = dict[str, Arrays]
+
+_LABELED, _UNLABELED = 0, 1
+_READ_AHEAD = 2  # batches, in each worker
+_LAST_POSITION = 2**31 - 1  # of an int32 index
+
+
+class TrainIterator(grain.DatasetIterator[Batch]):
+    """Endless iterator over batches whose state is the number of the next one.
+
+    Grain's own state of a multi-process iterator holds each worker's position, and fits no other
+    number of workers. As a batch follows from its number alone, the number is enough.
+    """
+
+    def __init__(self, batches: grain.MapDataset[Batch], workers: int) -> None:
+        super().__init__()
+        self._batches = batches
+        self._workers = workers
+        self._next_index = 0
+        self._ahead: grain.DatasetIterator[Batch] | None = None
+
+    def start_prefetch(self) -> None:
+        """Starts reading ahead; the first `next` does so otherwise."""
+        if self._ahead is None:
+            # The threads that read a batch wait for decoding, or for each other's copies, so two
+            # keep up; in a worker process one does, beside the other processes.
+            options = grain.ReadOptions(
+                num_threads=1 if self._workers else 2, prefetch_buffer_size=_READ_AHEAD
+            )
+            dataset = self._batches[self._next_index :].to_iter_dataset(options)
+            if self._workers:
+                dataset = dataset.mp_prefetch(
+                    grain.MultiprocessingOptions(
+                        num_workers=self._workers, per_worker_buffer_size=_READ_AHEAD
+                    )
+                )
+            self._ahead = iter(dataset)
+
+    def __next__(self) -> Batch:
+        self._assert_not_closed()
+        self.start_prefetch()
+        assert self._ahead is not None
+        batch = next(self._ahead)
+        self._next_index += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"next_index": self._next_index}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._stop()
+        self._next_index = state["next_index"]
+
+    def _stop(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def close(self) -> None:
+        """Ends the threads and processes; the iterator cannot be used after that."""
+        self._stop()
+        super().close()
+
+
+def _example(
+    position: int,
+    arrays: Arrays,
+    *,
+    augment: Callable[[np.random.Generator, Arrays], Arrays],
+    seed: int,
+    stream: int,
+) -> Arrays:
+    arrays = augment(np.random.default_rng([seed, stream, position]), arrays)
+    example = {"image": arrays["image"][..., None], "index": np.asarray(position, np.int32)}
+    if "label" in arrays:
+        example["label"] = arrays["label"].astype(np.int32)
+    return example
+
+
+def _join(streams: tuple[Arrays, Arrays]) -> Batch:
+    return {"labeled": streams[0], "unlabeled": streams[1]}
+
+
+def make_train_iterator(
+    split: Split,
+    *,
+    classes: int,
+    patch_size: Sequence[int],
+    batch_labeled: int,
+    batch_unlabeled: int,
+    seed: int,
+    downsample: int = 1,
+    workers: int = 0,
+    cache_bytes: int = 4 * 10**9,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainIterator:
+    """The training batches, without end (of use: a stream ends after 2^31 - 1 examples):
+
+        {"labeled":   {"image": float32 (b_l, *patch, 1), "label": int32 (b_l, *patch),
+                       "index": int32 (b_l,)},
+         "unlabeled": {"image": float32 (b_u, *patch, 1), "index": int32 (b_u,)}}
+
+    Each stream is shuffled anew every epoch and runs on from one epoch into the next inside a
+    batch, so that sets smaller than a batch serve too. `index` is an example's position in its
+    stream. A batch follows from the seed and its number alone, whatever the workers; with several
+    processes each gets its contiguous share of the batch that a single one would get.
+
+    Args:
+      split: labelled and unlabelled cases. Where no case is unlabelled (a fully supervised run),
+        the labelled ones stand in the unlabelled stream, without their labels.
+      classes: number of classes, background included.
+      patch_size: two sides: slices by `transforms.weak_slice`; three: `transforms.weak_scan`.
+      batch_labeled: labelled examples in a batch of all processes together.
+      batch_unlabeled: unlabelled examples likewise.
+      seed: not negative; order and augmentation of both streams follow from it.
+      downsample: factor by which scans are averaged down when they are read.
+      workers: Grain worker processes; 0 reads in threads of this process. Each process keeps its
+        own cache.
+      cache_bytes: decoded scans kept in memory, in bytes, per process.
+      process_index: this process, of `process_count`.
+
+    Raises:
+      ValueError: batch sizes that the processes do not divide; and, when the bad record's turn
+        comes, what `sources.read_case` raises.
+    """
+    rank = len(patch_size)
+    weak = {2: transforms.weak_slice, 3: transforms.weak_scan}.get(rank)
+    if weak is None:
+        raise ValueError(f"patch_size {tuple(patch_size)} must have two sides or three.")
+    cache = sources.ScanCache(cache_bytes)
+
+    def stream(number: int, cases: Sequence[sources.Case], size: int) -> grain.MapDataset[Arrays]:
+        if size < 1 or size % process_count:
+            raise ValueError(
+                f"{size} examples of a stream cannot be shared out evenly to {process_count} "
+                f"process(es): make data.batch_labeled and data.batch_unlabeled positive "
+                f"multiples of {process_count}."
+            )
+        read = functools.partial(
+            sources.read_case,
+            classes=classes,
+            rank=rank,
+            labels=number == _LABELED,
+            downsample=downsample,
+        )
+        example = functools.partial(
+            _example,
+            augment=functools.partial(weak, patch_size=tuple(patch_size)),
+            seed=seed,
+            stream=number,
+        )
+        # Grain adds the epoch to the shuffle's seed, so seeds of two streams must not be close.
+        shuffle_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        return (
+            grain.MapDataset.source(sources.CaseSource(cases, read, cache))
+            .shuffle(shuffle_seed)
+            .repeat()
+            .slice(slice(_LAST_POSITION))
+            .map_with_index(example)
+            .batch(size // process_count)
+            .slice(slice(process_index, None, process_count))
+        )
+
+    labeled = stream(_LABELED, split.labeled, batch_labeled)
+    unlabeled = stream(_UNLABELED, split.unlabeled or split.labeled, batch_unlabeled)
+    # Zipped datasets must be equally long, which streams in batches of two sizes are not.
+    length = min(len(labeled), len(unlabeled))
+    pairs: grain.MapDataset[Any] = grain.experimental.ZipMapDataset(
+        [labeled[:length], unlabeled[:length]]
+    )
+    return TrainIterator(pairs.map(_join), workers)

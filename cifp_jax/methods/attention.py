@@ -1,0 +1,299 @@
+"""Cross-image feature perturbation (given: S2; the mechanism is reconstructed).
+
+Ambiguous tokens of an unlabelled image's feature maps are drawn towards a mix of tokens of labelled
+images. Nothing here is used at inference, where no labelled image exists.
+
+A perturbation is planned once and then done twice: gates and token positions follow from the
+teacher's weak prediction, and teacher and student take the same ones.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from cifp_jax import parallel
+from cifp_jax.methods import tokens as tk
+from cifp_jax.methods.options import check_option
+
+PERTURBATIONS = ("cross_image", "learned", "channel_dropout", "none")
+KEY_SOURCES = ("one", "bank", "unlabeled", "self", "noise")
+CHANNEL_DROPOUT = 0.5
+
+Features = tuple[Float[Array, "b *_ _"], ...]
+
+
+class Settings(NamedTuple):
+    """How features are perturbed; see `cifp.loss` for the meaning of each."""
+
+    perturbation: str = "cross_image"
+    stages: tuple[int, ...] = (3, 4, 5)
+    tokens: int = 256
+    key_source: str = "one"
+    sampling: str = "uniform"
+    gate: str = "top_half"
+    alpha: float = 1.0
+    tau: float = 0.1
+    beta: float = 0.0
+    heads: int = 4
+    stop_source: bool = True
+
+    def check(self, depth: int) -> None:
+        """Raises ValueError for unknown names and for stages that a network of `depth` lacks."""
+        check_option("perturbation", self.perturbation, PERTURBATIONS)
+        check_option("key_source", self.key_source, KEY_SOURCES)
+        check_option("sampling", self.sampling, tk.SAMPLINGS)
+        check_option("gate", self.gate, tk.GATES)
+        if not self.stages or not set(self.stages) <= set(range(1, depth + 1)):
+            raise ValueError(f"config.method.stages={self.stages} must be some of 1 to {depth}.")
+
+    @property
+    def attends(self) -> bool:
+        return self.perturbation in ("cross_image", "learned")
+
+    @property
+    def needs_labeled(self) -> bool:
+        """Whether features of labelled images are read at all."""
+        return self.attends and self.key_source in ("one", "bank")
+
+
+class StagePlan(NamedTuple):
+    """What one stage's attention does, apart from the features themselves.
+
+    Attributes:
+      gate: g in [0, 1] of each token of the unlabelled map.
+      positions: of the drawn tokens in the key source's map; None for noise.
+      bias: added to the attention's logits; None where beta is 0.
+    """
+
+    gate: Float[Array, "b n"]
+    positions: Int[Array, "b t"] | None
+    bias: Float[Array, "b n t"] | None
+
+
+def normalize(x: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    """Rows of length one; those shorter than 0.01 stay short, as their gradient would explode."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-4))
+
+
+def attend(
+    query: Float[Array, "n c"],
+    source: Float[Array, "t c"],
+    bias: Float[Array, "n t"] | None,
+    *,
+    tau: float,
+) -> Float[Array, "n c"]:
+    """`softmax(Q K^T / tau + bias) V` of one pair; V is the source, Q and K its unit rows."""
+    return _mix(query, source, source, bias, tau)
+
+
+def _mix(
+    query: Float[Array, "n c"],
+    key: Float[Array, "t c"],
+    value: Float[Array, "t c"],
+    bias: Float[Array, "n t"] | None,
+    tau: float,
+) -> Float[Array, "n c"]:
+    logits = normalize(query) @ normalize(key).T / tau
+    return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1) @ value
+
+
+def attend_learned(
+    query: Float[Array, "n c"],
+    source: Float[Array, "t c"],
+    bias: Float[Array, "n t"] | None,
+    *,
+    tau: float,
+    weights: dict[str, Float[Array, "c c"]],
+    heads: int,
+) -> Float[Array, "n c"]:
+    """Multi-head form of `attend` for one pair, with projections W_q, W_k, W_v and W_o."""
+
+    def project(x: Float[Array, "m c"], name: str) -> Float[Array, "h m d"]:
+        return (x @ weights[name]).reshape(x.shape[0], heads, -1).swapaxes(0, 1)
+
+    head = jax.vmap(_mix, in_axes=(0, 0, 0, None, None))
+    out = head(project(query, "query"), project(source, "key"), project(source, "value"), bias, tau)
+    return out.swapaxes(0, 1).reshape(query.shape) @ weights["output"]
+
+
+def init_projections(
+    rng: Key[Array, ""], feature_channels: tuple[int, ...], settings: Settings
+) -> dict[str, Any]:
+    """Projections of the chosen stages: near the identity, so that they start near `attend`.
+
+    Raises:
+      ValueError: `heads` does not divide a stage's channels.
+    """
+    settings.check(len(feature_channels))
+    stages = {}
+    for stage in settings.stages:
+        channels = feature_channels[stage - 1]
+        if channels % settings.heads:
+            raise ValueError(
+                f"config.method.heads={settings.heads} does not divide the {channels} channels of "
+                f"stage {stage}."
+            )
+        names = ("query", "key", "value", "output")
+        keys = jax.random.split(jax.random.fold_in(rng, stage), len(names))
+        stages[f"stage{stage}"] = {
+            name: jnp.eye(channels)
+            + 0.1 / math.sqrt(channels) * jax.random.normal(key, (channels, channels))
+            for name, key in zip(names, keys, strict=True)
+        }
+    return stages
+
+
+def _group(
+    settings: Settings,
+    unlabeled: Float[Array, "u n d"],
+    labeled: Float[Array, "l n d"] | None,
+    shards: int,
+) -> Float[Array, "g m d"]:
+    """Maps that tokens are drawn from, each for `u / g` successive unlabelled examples.
+
+    `bank` holds all labelled examples of a device's block: it is the only source whose content
+    depends on how many devices share the batch.
+    """
+    if settings.key_source == "unlabeled":
+        return parallel.swap_pairs(unlabeled)
+    if settings.key_source == "self":
+        return unlabeled
+    if labeled is None:
+        raise ValueError(f"Key source {settings.key_source!r} needs the labelled images.")
+    blocks = labeled.reshape((shards, -1, *labeled.shape[1:]))
+    if settings.key_source == "bank":
+        return blocks.reshape((shards, -1, *labeled.shape[2:]))
+    size = unlabeled.shape[0]
+    if size == labeled.shape[0]:
+        return labeled
+    # Inside a block: an index along the sharded axis would make the devices exchange features.
+    partner = parallel.labeled_partner(size // shards, blocks.shape[1])
+    return jnp.take(blocks, partner, axis=1).reshape((size, *labeled.shape[1:]))
+
+
+def _stage_keys(keys: Key[Array, " b"], stage: int) -> Key[Array, " b"]:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, stage)
+
+
+def make_plan(
+    settings: Settings,
+    features: Features,
+    *,
+    ambiguity: Float[Array, "u *spatial"],
+    probs: Float[Array, "u *spatial k"],
+    label: Float[Array, "l *spatial k"] | None,
+    keys: Key[Array, " u"],
+    progress: Float[Array, ""],
+    shards: int,
+) -> dict[int, StagePlan]:
+    """Gates, drawn positions and biases of the chosen stages; empty where nothing attends.
+
+    Args:
+      settings: checked here.
+      features: of the unlabelled images; their shapes alone are read.
+      ambiguity: u of the weak prediction, `H / log K`, at full resolution.
+      probs: the weak prediction.
+      label: one-hot true label of the labelled images; None where the source is not labelled.
+      keys: one an unlabelled example.
+      progress: of the ramp, in [0, 1].
+      shards: blocks in the batch, one a device.
+    """
+    settings.check(len(features))
+    plans = {}
+    if not settings.attends:
+        return plans
+    for stage in sorted(settings.stages):
+        grid = features[stage - 1].shape[1:-1]
+        # From stage to stage: the next grid divides this one.
+        ambiguity, probs = tk.pool(ambiguity, grid), tk.pool(probs, grid)
+        label = None if label is None else tk.pool(label, grid)
+        gate_keys, draw_keys = jax.vmap(jax.random.split)(_stage_keys(keys, stage)).T
+        flat = ambiguity.reshape(ambiguity.shape[0], -1)
+        make_gate = functools.partial(tk.make_gate, settings.gate, progress=progress)
+        gate = jax.vmap(make_gate)(flat, gate_keys)
+        if settings.key_source == "noise":
+            plans[stage] = StagePlan(gate, None, None)
+            continue
+        own = tk.flatten(probs)
+        groups = _group(settings, own, None if label is None else tk.flatten(label), shards)
+        each = jnp.repeat(groups, own.shape[0] // groups.shape[0], axis=0)
+        draw = functools.partial(
+            tk.draw_positions, tokens=settings.tokens, sampling=settings.sampling
+        )
+        positions = jax.vmap(draw)(draw_keys, each)
+        bias = None
+        if settings.beta:
+            bias = settings.beta * jnp.einsum("bnk,btk->bnt", own, tk.take(groups, positions))
+        plans[stage] = StagePlan(gate, positions, bias)
+    return plans
+
+
+def _noise_tokens(key: Key[Array, ""], z: Float[Array, "n c"], tokens: int) -> Float[Array, "t c"]:
+    """Gaussian tokens with the mean and the standard deviation of each channel of `z`."""
+    drawn = jax.random.normal(key, (tokens, z.shape[-1]), z.dtype)
+    return jnp.mean(z, axis=0) + jnp.std(z, axis=0) * drawn
+
+
+def _drop_channels(
+    key: Key[Array, ""], z: Float[Array, "*spatial c"]
+) -> Float[Array, "*spatial c"]:
+    keep = jax.random.bernoulli(key, 1 - CHANNEL_DROPOUT, (z.shape[-1],))
+    return jnp.where(keep, z / (1 - CHANNEL_DROPOUT), 0)
+
+
+def perturb(
+    settings: Settings,
+    plan: dict[int, StagePlan],
+    features: Features,
+    labeled: Features | None,
+    *,
+    keys: Key[Array, " u"],
+    weights: dict[str, Any],
+    shards: int,
+) -> Features:
+    """Unlabelled features with the chosen stages perturbed: `z + alpha * g * (o - z)`.
+
+    Args:
+      settings: as for `make_plan`. Channel dropout drops half of the channels of the chosen stages
+        and knows neither gate nor alpha.
+      plan: of `make_plan`.
+      features: of the unlabelled images, full resolution first.
+      labeled: of the labelled images; None where the key source does not need them.
+      keys: as for `make_plan`; the same for student and teacher.
+      weights: of `init_projections`, for the learned form.
+      shards: blocks in the batch, one a device.
+    """
+    if settings.perturbation == "none":
+        return features
+    changed = list(features)
+    for stage in settings.stages:
+        z = features[stage - 1]
+        stage_keys = _stage_keys(keys, stage)
+        if settings.perturbation == "channel_dropout":
+            changed[stage - 1] = jax.vmap(_drop_channels)(stage_keys, z)
+            continue
+        gate, positions, bias = plan[stage]
+        query = tk.flatten(z)
+        if positions is None:
+            noise = functools.partial(_noise_tokens, tokens=settings.tokens)
+            source = jax.vmap(noise)(stage_keys, query)
+        else:
+            other = None if labeled is None else tk.flatten(labeled[stage - 1])
+            source = tk.take(_group(settings, query, other, shards), positions)
+        if settings.stop_source:
+            source = jax.lax.stop_gradient(source)
+        if settings.perturbation == "learned":
+            own = weights[f"stage{stage}"]
+            pair = functools.partial(
+                attend_learned, tau=settings.tau, weights=own, heads=settings.heads
+            )
+        else:
+            pair = functools.partial(attend, tau=settings.tau)
+        out = jax.vmap(pair)(query, source, bias)
+        moved = query + settings.alpha * gate[..., None] * (out - query)
+        changed[stage - 1] = moved.reshape(z.shape)
+    return tuple(changed)

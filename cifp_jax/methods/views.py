@@ -1,0 +1,139 @@
+"""Image-level perturbation: photometric changes and CutMix (given: S1; details reconstructed).
+
+Each function takes one example and its key; `jax.vmap` maps it over a batch with one key an
+example, so a view does not depend on how the batch is laid out over devices. The geometry is left
+alone, so masks of the weak view hold for the strong one.
+
+Scales. ACDC slices lie in [0, 1] and LA scans are z-scored, so no absolute level means the same in
+both. Brightness multiplies the distance to the image's own minimum, contrast the distance to its
+mean, gamma works on the image rescaled to its own range, and the noise is measured in the image's
+standard deviations. Nothing is clipped to a range. The order is fixed.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
+
+from cifp_jax import parallel
+
+JITTER = (0.5, 1.5)
+JITTER_PROBABILITY = 0.8
+SIGMA = (0.1, 2.0)  # pixels or voxels
+BLUR_PROBABILITY = 0.5
+GAMMA = (-0.5, 0.5)  # of the exponent's natural logarithm
+NOISE, NOISE_LIMIT = 0.1, 0.2  # standard deviations of the image
+BOX_SHARE = (0.02, 0.4)
+BOX_ASPECT = (0.3, 3.3)
+
+
+def jitter(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
+    """Brightness and contrast, a factor of 0.5 to 1.5 each, both or neither (probability 0.8)."""
+    apply_key, brightness_key, contrast_key = jax.random.split(key, 3)
+    apply = jax.random.bernoulli(apply_key, JITTER_PROBABILITY)
+    low, high = JITTER
+    brightness = jax.random.uniform(brightness_key, minval=low, maxval=high)
+    contrast = jax.random.uniform(contrast_key, minval=low, maxval=high)
+    dark, mean = jnp.min(image), jnp.mean(image)
+    mean = dark + brightness * (mean - dark)
+    changed = mean + contrast * (dark + brightness * (image - dark) - mean)
+    return jnp.where(apply, changed, image)
+
+
+def gamma(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
+    """Raises the image, rescaled to [0, 1] by its range, to the power exp(U(-0.5, 0.5))."""
+    power = jnp.exp(jax.random.uniform(key, minval=GAMMA[0], maxval=GAMMA[1]))
+    low, high = jnp.min(image), jnp.max(image)
+    width = jnp.maximum(high - low, 1e-6)
+    return low + width * ((image - low) / width) ** power
+
+
+def blur(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
+    """Gaussian blur along every spatial axis, sigma 0.1 to 2 pixels (probability 0.5)."""
+    apply_key, sigma_key = jax.random.split(key)
+    sigma = jax.random.uniform(sigma_key, minval=SIGMA[0], maxval=SIGMA[1])
+    apply = jax.random.bernoulli(apply_key, BLUR_PROBABILITY)
+    return jnp.where(apply, gaussian_filter(image, sigma), image)
+
+
+def gaussian_filter(
+    image: Float[Array, "*spatial c"], sigma: Float[Array, ""]
+) -> Float[Array, "*spatial c"]:
+    """Separable Gaussian filter; at the border the weights inside the image are renormalised."""
+    for axis in range(image.ndim - 1):
+        position = jnp.arange(image.shape[axis], dtype=image.dtype)
+        # One small matrix product an axis: a one-channel convolution is slow on the CPU.
+        weights = jnp.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
+        weights = weights / jnp.sum(weights, axis=1, keepdims=True)
+        filtered = jnp.tensordot(weights, image, (1, axis), precision=jax.lax.Precision.HIGHEST)
+        image = jnp.moveaxis(filtered, 0, axis)
+    return image
+
+
+def noise(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
+    """Adds Gaussian noise of 0.1 standard deviations of the image, clipped at 0.2."""
+    drawn = NOISE * jax.random.normal(key, image.shape, image.dtype)
+    return image + jnp.std(image) * jnp.clip(drawn, -NOISE_LIMIT, NOISE_LIMIT)
+
+
+def photometric(
+    key: Key[Array, ""], image: Float[Array, "*spatial c"]
+) -> Float[Array, "*spatial c"]:
+    """The strong view of one image before CutMix.
+
+    2D `(H, W, c)`: brightness and contrast, blur. 3D `(X, Y, Z, c)`: brightness and contrast,
+    gamma, blur, noise.
+    """
+    steps = (jitter, blur) if image.ndim == 3 else (jitter, gamma, blur, noise)
+    for step, step_key in zip(steps, jax.random.split(key, len(steps)), strict=True):
+        image = step(step_key, image)
+    return image
+
+
+def box_mask(
+    key: Key[Array, ""], spatial: tuple[int, ...], probability: float
+) -> Bool[Array, "*spatial"]:
+    """A box that covers 2 % to 40 % of the image, or nothing (1 - `probability`).
+
+    The share is drawn uniformly, then for each axis but the last the ratio of its side to the last
+    axis' side (both as fractions of the image) log-uniformly from 0.3 to 3.3. Where a side would
+    be longer than the image, all ratios are drawn towards 1 until the box fits, which keeps the
+    share. Sides are rounded to voxels.
+    """
+    apply_key, share_key, aspect_key, start_key = jax.random.split(key, 4)
+    share = jax.random.uniform(share_key, minval=BOX_SHARE[0], maxval=BOX_SHARE[1])
+    rank = len(spatial)
+    ratios = jax.random.uniform(
+        aspect_key, (rank - 1,), minval=math.log(BOX_ASPECT[0]), maxval=math.log(BOX_ASPECT[1])
+    )
+    # Logarithms of the sides around the side of a cube of that share: they add up to zero.
+    excess = jnp.append(ratios, 0.0)
+    excess = excess - jnp.mean(excess)
+    room = -jnp.log(share) / rank
+    excess = excess * jnp.minimum(1.0, room / jnp.maximum(jnp.max(excess), 1e-6))
+    size = jnp.array(spatial)
+    side = jnp.round(size * jnp.exp(excess - room)).astype(jnp.int32)
+    side = jnp.clip(side, 1, size)
+    start = jnp.floor(jax.random.uniform(start_key, (rank,)) * (size - side + 1)).astype(jnp.int32)
+    mask = jax.random.bernoulli(apply_key, probability)
+    for axis, length in enumerate(spatial):
+        position = jnp.arange(length).reshape([-1 if a == axis else 1 for a in range(rank)])
+        mask = mask & (position >= start[axis]) & (position < start[axis] + side[axis])
+    return mask
+
+
+def cutmix(x: PyTree, mask: Bool[Array, "b *spatial"]) -> PyTree:
+    """Pastes the box of each example's neighbour (`parallel.swap_pairs`) into the example.
+
+    Args:
+      x: arrays of shape `(b, *spatial)` or `(b, *spatial, k)`: images, targets and weights are to
+        be mixed by the same mask.
+      mask: True where the neighbour is seen.
+    """
+
+    def mix(a: Shaped[Array, "b *rest"]) -> Shaped[Array, "b *rest"]:
+        box = mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))
+        return jnp.where(box, parallel.swap_pairs(a), a)
+
+    return jax.tree.map(mix, x)

@@ -1,0 +1,66 @@
+"""What a method sees of a network: three callables, the statistics, and its own parameters."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from cifp_jax.models.layers import Keys
+
+Stats = Mapping[str, Any]
+
+
+class Network(NamedTuple):
+    """A network bound to parameters. Each call takes batch statistics and returns new ones.
+
+    To let a pass move the running statistics, return what it gave back; to keep it from doing so,
+    drop that.
+
+    Attributes:
+      encode: `(x, keys, batch_stats) -> (features, batch_stats)`.
+      decode: `(features, keys, batch_stats) -> (logits, batch_stats)`.
+      forward: `(x, keys, batch_stats) -> (logits, batch_stats)`.
+      batch_stats: the statistics at the start of the step.
+      extra: the method's own parameters; empty for most methods.
+    """
+
+    encode: Callable[[jax.Array, Keys | None, Stats], tuple[tuple[jax.Array, ...], Stats]]
+    decode: Callable[[tuple[jax.Array, ...], Keys | None, Stats], tuple[jax.Array, Stats]]
+    forward: Callable[[jax.Array, Keys | None, Stats], tuple[jax.Array, Stats]]
+    batch_stats: Stats
+    extra: Mapping[str, Any]
+
+
+def bind(
+    model: nn.Module,
+    params: Mapping[str, Any],
+    batch_stats: Stats,
+    *,
+    train: bool,
+    extra: Mapping[str, Any] | None = None,
+) -> Network:
+    """The network of `model` with these parameters.
+
+    Args:
+      model: a module with `encode`, `decode` and `__call__`.
+      params: its parameters.
+      batch_stats: statistics at the start of the step.
+      train: True normalises with the batch's statistics; False with the running ones, which are
+        then returned unchanged.
+      extra: parameters of the method itself.
+    """
+
+    def call(method: str) -> Callable[..., tuple[Any, Stats]]:
+        def apply(x: Any, keys: Keys | None, stats: Stats) -> tuple[Any, Stats]:
+            variables = {"params": params, "batch_stats": stats}
+            if not train:
+                return model.apply(variables, x, train=False, keys=keys, method=method), stats
+            out, moved = model.apply(
+                variables, x, train=True, keys=keys, method=method, mutable=["batch_stats"]
+            )
+            return out, moved["batch_stats"]
+
+        return apply
+
+    return Network(call("encode"), call("decode"), call("__call__"), batch_stats, extra or {})

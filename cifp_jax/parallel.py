@@ -1,0 +1,172 @@
+"""The ground floor: all that knows about devices.
+
+A step is written once, for one batch, and runs in three ways: jitted on one device (`none`), jitted
+over a mesh of all devices of all processes (`jit`), and pmapped over the devices of one process
+(`pmap`). Three rules make the results equal:
+
+* Sums over the batch go through `global_sum`, so that every mean is divided by a global count.
+* Gradients are summed over devices, never averaged: each device's gradient holds its own share.
+* The labelled and the unlabelled stream are joined inside each device's block, and an example's
+  partner is a neighbour in the same block, so no image ever travels between devices.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+AXIS = "data"
+MODES = ("jit", "pmap", "none")
+
+
+def make_mesh() -> Mesh:
+    """A one-dimensional mesh over all devices of all processes."""
+    # The Explicit default axis type breaks Linen's modules; Auto lets XLA place the arrays.
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def shard_count(mode: str) -> int:
+    """Number of blocks that the batch is cut into: one per device, or one."""
+    if mode not in MODES:
+        raise ValueError(f"config.parallel is {mode!r}; known: {', '.join(MODES)}.")
+    if mode == "pmap" and jax.process_count() > 1:
+        raise ValueError("pmap runs on the devices of one process; set config.parallel='jit'.")
+    return 1 if mode == "none" else jax.device_count()
+
+
+def psum(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Sum over the devices of a pmapped axis; the identity where there is none."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def global_sum(x: Float[Array, "*shape"], axis_name: str | None) -> Float[Array, "*shape"]:
+    """Sum of `x` over devices, with a gradient that reaches this device's part only.
+
+    The value is the same everywhere; adding up the devices' gradients then gives the gradient of
+    that one value, for any function of such sums (a Dice ratio included).
+    """
+    if axis_name is None:
+        return x
+    return x + jax.lax.stop_gradient(jax.lax.psum(x, axis_name) - x)
+
+
+def weighted_mean(
+    values: Float[Array, "*shape"], weights: Float[Array, "..."], axis_name: str | None
+) -> Float[Array, ""]:
+    """Mean of `values` weighted by `weights` over all devices; 0 where all weights are 0."""
+    weights = jnp.broadcast_to(weights, values.shape)
+    total = global_sum(jnp.sum(weights * values), axis_name)
+    return total / jnp.maximum(global_sum(jnp.sum(weights), axis_name), 1e-6)
+
+
+def concat_streams(a: PyTree, b: PyTree, shards: int) -> PyTree:
+    """Joins two batches along the first axis inside each of `shards` device blocks."""
+
+    def join(x: Array, y: Array) -> Array:
+        blocks = [t.reshape((shards, -1) + t.shape[1:]) for t in (x, y)]
+        joined = jnp.concatenate(blocks, axis=1)
+        return joined.reshape((-1,) + joined.shape[2:])
+
+    return jax.tree.map(join, a, b)
+
+
+def split_streams(x: PyTree, n_a: int, shards: int) -> tuple[PyTree, PyTree]:
+    """Parts what `concat_streams` joined; `n_a` is the size of the first batch."""
+    own = n_a // shards
+
+    def part(t: Array, first: bool) -> Array:
+        blocks = t.reshape((shards, -1) + t.shape[1:])
+        blocks = blocks[:, :own] if first else blocks[:, own:]
+        return blocks.reshape((-1,) + blocks.shape[2:])
+
+    return jax.tree.map(lambda t: part(t, True), x), jax.tree.map(lambda t: part(t, False), x)
+
+
+def example_keys(rng: Key[Array, ""], index: Int[Array, " b"]) -> Key[Array, " b"]:
+    """One key an example, from its position in the stream: the same on any device layout."""
+    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(index)
+
+
+def swap_pairs(x: PyTree) -> PyTree:
+    """Examples 2k and 2k + 1 exchange places: "another image of the batch" without communication.
+
+    The streams are shuffled, so neighbours are a random pair.
+
+    Raises:
+      ValueError: the batch (of one device, under pmap) is odd.
+    """
+
+    def swap(t: Array) -> Array:
+        if t.shape[0] % 2:
+            raise ValueError(f"Images are mixed in pairs: {t.shape[0]} in a batch is odd; add one.")
+        pairs = t.reshape((-1, 2) + t.shape[1:])
+        return pairs[:, ::-1].reshape(t.shape)
+
+    return jax.tree.map(swap, x)
+
+
+def labeled_partner(unlabeled: int, labeled: int) -> Int[Array, " u"]:
+    """The labelled partner of each unlabelled example, `floor(i * labeled / unlabeled)`.
+
+    This rule (unlike `i mod labeled`) names the same partners on any device layout.
+    """
+    return jnp.arange(unlabeled) * labeled // unlabeled
+
+
+def check_batch(labeled: int, unlabeled: int, mode: str) -> None:
+    """Raises ValueError where the devices do not divide the batch into blocks of whole pairs."""
+    shards = shard_count(mode)
+    for name, size in (("batch_labeled", labeled), ("batch_unlabeled", unlabeled)):
+        if size < 1 or size % (2 * shards):
+            fits = max(1, round(size / (2 * shards))) * 2 * shards
+            raise ValueError(
+                f"config.data.{name}={size} cannot be cut into pairs over {shards} device(s); "
+                f"use a multiple of {2 * shards}, such as {fits}, or config.parallel='none'."
+            )
+
+
+def compile_step(step: Callable, mode: str, mesh: Mesh) -> Callable[..., tuple[Any, Any]]:
+    """`step(state, batch, *, axis_name, shards)` compiled for one of the three modes.
+
+    The state has no device axis in any of them and is donated: use the returned one.
+    """
+    if mode == "none":
+        return jax.jit(step, donate_argnums=0)
+    if mode == "pmap":
+        mapped = functools.partial(step, axis_name=AXIS)
+        return jax.pmap(
+            mapped, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
+        )
+    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.jit(
+        functools.partial(step, shards=mesh.shape[AXIS]),
+        in_shardings=(replicated, split),
+        out_shardings=(replicated, replicated),
+        donate_argnums=0,
+    )
+
+
+def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
+    """A process's NumPy batch as the arrays that the compiled step takes."""
+    if mode == "jit":
+        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    if mode == "pmap":
+        devices = jax.local_device_count()
+        return jax.tree.map(lambda x: x.reshape((devices, -1) + x.shape[1:]), batch)
+    return batch
+
+
+def replicate(state: PyTree, mode: str, mesh: Mesh) -> PyTree:
+    """The state where the compiled step expects it."""
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec())) if mode == "jit" else state
+
+
+def to_host(tree: PyTree) -> Any:
+    """Values of a tree as NumPy arrays; waits for the device."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))

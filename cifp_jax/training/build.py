@@ -1,0 +1,189 @@
+"""From a configuration to the parts of a run: checked before anything is computed."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from cifp_jax import parallel
+from cifp_jax.data import phantom, pipeline, sources, splits, transforms
+from cifp_jax.evaluation import metrics, sliding_window
+from cifp_jax.methods import Method
+from cifp_jax.models.unet import UNet
+from cifp_jax.models.vnet import VNet
+from cifp_jax.training.optimizer import make_optimizer
+from cifp_jax.training.state import TrainState, create_train_state
+from cifp_jax.training.step import find_method, make_train_step, method_settings
+
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "vnet": VNet}
+WEIGHTS = ("ema", "student")
+REPORTS = ("last", "best")
+Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises ValueError at the first setting that cannot work; reads no file."""
+    _one_of("model.name", config.model.name, tuple(NETWORKS))
+    _one_of("data.name", config.data.name, tuple(splits.LAYOUTS))
+    _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
+    _one_of("evaluation.report", config.evaluation.report, REPORTS)
+    _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
+    for name in config.compare or (config.method.name,):
+        find_method(name)
+    rank = splits.LAYOUTS[config.data.name].rank
+    sizes = {"data.patch_size": config.data.patch_size}
+    if rank == 3:
+        sizes["evaluation.stride"] = config.evaluation.stride
+    for key, value in sizes.items():
+        if len(value) != rank or min(value) < 1:
+            raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
+    if config.data.downsample < 1 or (config.data.downsample > 1 and rank == 2):
+        raise ValueError("config.data.downsample must be at least 1, and 1 for slices.")
+    parallel.check_batch(config.data.batch_labeled, config.data.batch_unlabeled, config.parallel)
+    for key in ("steps", "log_every", "checkpoint_every"):
+        if config.training[key] < 1:
+            raise ValueError(f"config.training.{key} must be at least 1.")
+
+
+def make_split(config: ConfigDict) -> splits.Split:
+    """The lists of a run, its files checked; phantoms are written first where asked for.
+
+    Raises:
+      ValueError, FileNotFoundError: naming the file and the remedy.
+    """
+    data = config.data
+    root, rank = pathlib.Path(data.root), splits.LAYOUTS[data.name].rank
+    if data.phantoms:
+        # Slices have a validation list of their own; of scans, the last of the list are set aside.
+        held_out = data.validation if rank == 3 else data.phantoms // 4
+        phantom.write_phantoms(root, rank, train=data.phantoms, validation=held_out)
+    split = splits.load_split(
+        data.name,
+        root,
+        labeled=data.labeled,
+        validation=data.validation,
+        test_list=data.test_list,
+    )
+    for cases, case_rank, labels in (
+        (split.labeled, rank, True),
+        (split.unlabeled, rank, False),
+        (split.validation + split.test, 3, True),
+    ):
+        sources.check_cases(cases, classes=config.model.classes, rank=case_rank, labels=labels)
+    return split
+
+
+def make_iterator(config: ConfigDict, split: splits.Split) -> Any:
+    """The endless iterator over a process's share of the batches."""
+    data = config.data
+    return pipeline.make_train_iterator(
+        split,
+        classes=config.model.classes,
+        downsample=data.downsample,
+        patch_size=tuple(data.patch_size),
+        batch_labeled=data.batch_labeled,
+        batch_unlabeled=data.batch_unlabeled,
+        seed=config.seed,
+        workers=data.workers,
+        cache_bytes=int(data.cache_gb * 2**30),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def make_model(config: ConfigDict) -> nn.Module:
+    return NETWORKS[config.model.name](
+        classes=config.model.classes, filters=tuple(config.model.filters)
+    )
+
+
+def make_parts(config: ConfigDict) -> tuple[nn.Module, Method, optax.GradientTransformation]:
+    """Network, method and optimizer."""
+    optimizer = make_optimizer(
+        **config.optimizer.to_dict(), steps=config.training.steps
+    )
+    return make_model(config), find_method(config.method.name), optimizer
+
+
+def make_state(config: ConfigDict) -> TrainState:
+    model, method, optimizer = make_parts(config)
+    return create_train_state(
+        model,
+        method,
+        optimizer,
+        seed=config.seed,
+        input_shape=(1, *config.data.patch_size, 1),
+        settings=method_settings(method, config.method),
+    )
+
+
+def make_compiled_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    model, method, optimizer = make_parts(config)
+    step = make_train_step(
+        model,
+        method,
+        optimizer,
+        ema_decay=config.ema.decay,
+        settings=method_settings(method, config.method),
+    )
+    return parallel.compile_step(step, config.parallel, mesh)
+
+
+def make_predictor(config: ConfigDict) -> Callable[[TrainState], Predict]:
+    """`predictor(state)` gives `predict(image) -> probabilities`, compiled once for all states."""
+    model = make_model(config)
+
+    def apply(variables: dict[str, Any], x: jax.Array) -> jax.Array:
+        return model.apply(variables, x, train=False)
+
+    patch, batch = tuple(config.data.patch_size), config.evaluation.batch
+    if splits.LAYOUTS[config.data.name].rank == 3:
+        predict = sliding_window.make_sliding_window(
+            apply, patch, tuple(config.evaluation.stride), batch, config.model.classes
+        )
+    else:
+        predict = sliding_window.make_slicewise(apply, patch, batch, config.model.classes)
+
+    def predictor(state: TrainState) -> Predict:
+        ema = config.evaluation.weights == "ema"
+        variables = jax.device_get(
+            {
+                "params": (state.ema_params if ema else state.params)["network"],
+                "batch_stats": state.ema_batch_stats if ema else state.batch_stats,
+            }
+        )
+        return functools.partial(_predict_at, config.data.downsample, predict, variables)
+
+    return predictor
+
+
+def _predict_at(
+    factor: int, predict: Callable[..., Any], variables: dict[str, Any], image: np.ndarray
+) -> np.ndarray:
+    """Probabilities on the grid of `image`, predicted on one that is `factor` times coarser."""
+    if factor == 1:
+        return predict(variables, image)
+    small = transforms.average_down({"image": image}, factor)["image"]
+    probabilities = np.asarray(predict(variables, small))
+    # Linear between the centres of the blocks; what averaging cut off repeats the last value.
+    covered = tuple(n * factor for n in small.shape)
+    wide = jax.image.resize(probabilities, (*covered, probabilities.shape[-1]), "linear")
+    rest = [(0, n - m) for n, m in zip(image.shape, covered, strict=True)]
+    return np.pad(np.asarray(wide), [*rest, (0, 0)], mode="edge")
+
+
+def read_volume(config: ConfigDict) -> Callable[[sources.Case], dict[str, np.ndarray]]:
+    """The reader of validation and test volumes."""
+    return functools.partial(sources.read_case, classes=config.model.classes, rank=3)

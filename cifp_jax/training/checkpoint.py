@@ -1,0 +1,99 @@
+"""Orbax checkpoints: train state, data iterator and the evaluation's figures together."""
+
+import pathlib
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from grain import checkpoint as grain_checkpoint
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from cifp_jax.training.state import TrainState
+
+BEST = "dice"
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics[BEST]
+
+
+class Checkpoints:
+    """The last checkpoint of a run, and the best by validation Dice; saved asynchronously.
+
+    A save that is cut off leaves a temporary folder that Orbax ignores, so a checkpoint is whole
+    or absent. Use it as a context manager: leaving it waits for the last save.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_score,
+                best_mode="max",
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [
+                        preservation_policy.LatestN(1),
+                        preservation_policy.BestN(
+                            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    def save(
+        self, state: TrainState, iterator: Any, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Starts a save; `metrics` (with `dice`) make the checkpoint a candidate for the best."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                iterator=grain_checkpoint.CheckpointSave(iterator),
+            ),
+            metrics=metrics,
+        )
+
+    def last(self) -> int | None:
+        """Step of the last checkpoint, or None where there is none."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """Step of the best validated checkpoint, or None where none was validated."""
+        validated = [s for s in self._manager.all_steps() if self._manager.metrics(s)]
+        return self._manager.best_step() if validated else None
+
+    def restore(self, like: TrainState, step: int, iterator: Any = None) -> TrainState:
+        """The state of a checkpoint, placed as `like`; `iterator`, where given, is set to it too.
+
+        Raises:
+          ValueError: the checkpoint is of another network or method than `like`.
+        """
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardRestore(
+                jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            )
+        }
+        if iterator is not None:
+            items["iterator"] = grain_checkpoint.CheckpointRestore(iterator)
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{self.folder}/{step} does not fit this config (another network, method or data "
+                f"pipeline?). Use the run's own config, or another --workdir. Orbax says: {error}"
+            ) from error

@@ -1,0 +1,186 @@
+"""The life of a run: evaluate, save, next batch, step, log; then the table."""
+
+import pathlib
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from cifp_jax import parallel
+from cifp_jax.data import sources, splits
+from cifp_jax.evaluation import report
+from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
+from cifp_jax.training import build
+from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.progress import Progress
+from cifp_jax.training.state import TrainState
+from cifp_jax.training.writers import MetricWriter
+
+CONSOLE = Console(highlight=False)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """Collects the first SIGINT or SIGTERM, so that a run ends between two steps, saved."""
+    caught: list[int] = []
+
+    def catch(number: int, _: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    previous = {s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _evaluate(
+    config: ConfigDict, predict: build.Predict, cases: Sequence[sources.Case]
+) -> Evaluation:
+    return evaluate_cases(
+        predict,
+        cases,
+        read=build.read_volume(config),
+        classes=config.model.classes,
+        empty=config.evaluation.empty,
+        largest_component=config.evaluation.largest_component,
+    )
+
+
+def _means(metrics: list[dict[str, tuple[Any, Any]]]) -> dict[str, float]:
+    """Sums and counts of several steps, fetched and divided once."""
+    host = parallel.to_host(metrics)
+    return {
+        name: float(sum(m[name][0] for m in host) / max(sum(m[name][1] for m in host), 1e-6))
+        for name in host[0]
+    }
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains until `config.training.steps`, from the last checkpoint where there is one.
+
+    Everything is written to `workdir`: `config.json`, `metrics.jsonl`, `tensorboard/`,
+    `checkpoints/` (the last, and the best on validation) and, at the end, `evaluation/`.
+
+    Raises:
+      ValueError, FileNotFoundError: the configuration or the data cannot work, said before
+        anything is written; or the checkpoint is of another configuration.
+    """
+    split = build.make_split(config)
+    # What a resumed run starts from, in this order: 1. the last checkpoint of the workdir (state
+    # and place in the data), 2. a new state from the seed.
+    state, iterator = build.make_state(config), build.make_iterator(config, split)
+    mesh = parallel.make_mesh()
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        last = checkpoints.last()
+        if last is not None:
+            state = checkpoints.restore(state, last, iterator)
+            CONSOLE.print(f"resumed {workdir} at step {last}")
+        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        with MetricWriter(workdir, int(state.step)) as writer, _stop_on_signal() as stop:
+            finished = _run(config, split, state, iterator, mesh, checkpoints, writer, stop)
+    if finished:
+        evaluate(config, workdir)
+    else:
+        CONSOLE.print(f"stopped and saved; the same command goes on from {workdir}")
+
+
+def _run(
+    config: ConfigDict,
+    split: splits.Split,
+    state: TrainState,
+    iterator: Any,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    stop: list[int],
+) -> bool:
+    """Steps to the end, or to a signal; says whether the end was reached."""
+    training, first = config.training, int(state.step)
+    train_step = build.make_compiled_step(config, mesh)
+    predictor = build.make_predictor(config) if split.validation else None
+    state = parallel.replicate(state, config.parallel, mesh)
+    images = (config.data.batch_labeled + config.data.batch_unlabeled) * training.log_every
+    progress = Progress(CONSOLE, first, training.steps, images)
+    pending: list[dict[str, tuple[Any, Any]]] = []
+    for step in range(first, training.steps + 1):
+        ended = step == training.steps or bool(stop)
+        evaluates = step == training.steps or (
+            training.evaluate_every > 0 and step % training.evaluate_every == 0
+        )
+        if step > first and (ended or evaluates or step % training.checkpoint_every == 0):
+            figures = None
+            if evaluates and predictor is not None:
+                figures = _evaluate(config, predictor(state), split.validation).means()
+                writer.write(step, {f"validation/{k}": v for k, v in figures.items()})
+                progress.validated(step, figures)
+            checkpoints.save(state, iterator, figures)
+        if ended:
+            break
+        batch = parallel.shard_batch(next(iterator), config.parallel, mesh)
+        state, metrics = train_step(state, batch)
+        pending.append(metrics)
+        if (step + 1) % training.log_every == 0:
+            scalars = _means(pending)
+            pending = []
+            writer.write(step + 1, scalars | progress.logged(step + 1, scalars["loss"]))
+    return step == training.steps
+
+
+def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluates the last and the best checkpoint on the validation and test lists.
+
+    Writes `evaluation/<last|best>/<list>/` (per-case CSV, summary JSON, overlays), prints the
+    table, and returns the summaries. The reported checkpoint is `config.evaluation.report`; where
+    there is no validation list there is no best one, and the last is reported.
+    """
+    split = build.make_split(config)
+    lists = {"validation": split.validation, "test": split.test}
+    lists = {name: cases for name, cases in lists.items() if cases}
+    if not lists:
+        CONSOLE.print("nothing to evaluate: no validation cases, and config.data.test_list is ''")
+        return {}
+    like = build.make_state(config)
+    predictor = build.make_predictor(config)
+    summaries: dict[str, Any] = {}
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        steps = {"last": checkpoints.last(), "best": checkpoints.best()}
+        if steps["last"] is None:
+            raise FileNotFoundError(f"{workdir} holds no checkpoint: train it first (--mode=train).")
+        reported = config.evaluation.report if steps["best"] is not None else "last"
+        for rule, step in steps.items():
+            if step is None:
+                continue
+            predict = predictor(checkpoints.restore(like, step))
+            for name, cases in lists.items():
+                evaluation = _evaluate(config, predict, cases)
+                folder = workdir / "evaluation" / rule / name
+                summaries[f"{rule}/{name}"] = report.write_evaluation(
+                    evaluation,
+                    folder,
+                    facts={
+                        "list": name,
+                        "checkpoint": rule,
+                        "reported": rule == reported,
+                        "step": step,
+                        "weights": config.evaluation.weights,
+                        "method": config.method.name,
+                        "seed": config.seed,
+                        "empty": config.evaluation.empty,
+                        "largest_component": config.evaluation.largest_component,
+                    },
+                )
+                if rule == reported:
+                    report.draw_overlays(
+                        predict, cases[: config.evaluation.overlays], build.read_volume(config), folder
+                    )
+    report.print_table(CONSOLE, summaries)
+    return summaries

@@ -1,0 +1,28 @@
+"""ACDC with a 2D U-Net: 12 + 12 slices of 256 x 256, 30,000 steps, best on validation.
+
+    python -m cifp_jax.main --config=configs/acdc.py --config.data.root=DATA/ACDC
+
+`configs/acdc.py:laptop` is the same protocol at a scale for two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from cifp_jax.config import default_config
+
+
+def get_config(variant: str = "full") -> ConfigDict:
+    config = default_config()
+    config.data.name = "acdc"
+    config.data.root = "data/ACDC"
+    config.data.labeled = 7
+    config.method.ramp_steps = 7500
+    if variant == "laptop":
+        config.data.patch_size = (96, 96)
+        config.data.batch_labeled = config.data.batch_unlabeled = 4
+        config.optimizer.learning_rate = 0.03
+        config.training.steps = 6000
+        config.training.evaluate_every = 500
+        config.method.ramp_steps = 3000
+    elif variant != "full":
+        raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: full, laptop.")
+    return config

@@ -1,0 +1,37 @@
+"""LA with a 3D V-Net: 2 + 2 crops of 112 x 112 x 80, 15,000 steps, last checkpoint.
+
+    python -m cifp_jax.main --config=configs/la.py --config.data.root=DATA/LA
+
+`configs/la.py:laptop` is the same protocol at a scale for two CPU cores: scans averaged down by
+two, smaller crops, and ten unlabelled scans set aside as validation.
+"""
+
+from ml_collections import ConfigDict
+
+from cifp_jax.config import default_config
+
+
+def get_config(variant: str = "full") -> ConfigDict:
+    config = default_config()
+    config.data.name = "la"
+    config.data.root = "data/LA"
+    config.data.labeled = 8
+    config.data.patch_size = (112, 112, 80)
+    config.data.batch_labeled = config.data.batch_unlabeled = 2
+    config.model.name = "vnet"
+    config.model.classes = 2
+    config.training.steps = 15_000
+    config.training.evaluate_every = 0
+    config.method.ramp_steps = 6000
+    config.evaluation.report = "last"
+    if variant == "laptop":
+        config.data.validation = 10
+        config.data.downsample = 2
+        config.data.patch_size = (64, 64, 48)
+        config.training.steps = 2000
+        config.training.evaluate_every = 500
+        config.method.ramp_steps = 1000
+        config.evaluation.stride = (32, 32, 24)
+    elif variant != "full":
+        raise ValueError(f"configs/la.py has no variant {variant!r}; known: full, laptop.")
+    return config

@@ -1,0 +1,30 @@
+"""Four fake devices, shapes checked at run time, and the folder of real data where it is named."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pathlib
+
+import pytest
+from absl import flags
+from jaxtyping import install_import_hook
+
+# Checks every jaxtyping annotation of the package while the tests run.
+install_import_hook("cifp_jax", "beartype.beartype")
+
+# Grain reads absl flags, which only `absl.app.run` parses.
+flags.FLAGS.mark_as_parsed()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", help="folder with real data: LA/ and ACDC/ as the README describes")
+
+
+@pytest.fixture
+def data_dir(request: pytest.FixtureRequest) -> pathlib.Path:
+    folder = request.config.getoption("--data")
+    if folder is None:
+        pytest.skip("needs real data: pytest --data=DIR")
+    return pathlib.Path(folder)

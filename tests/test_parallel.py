@@ -1,0 +1,73 @@
+"""The ground floor on four fake devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifp_jax import parallel
+
+
+def test_global_sum_has_the_global_value_and_gradients_that_add_up():
+    x = jnp.arange(1.0, 5.0)
+
+    def square_of_sum(v, axis_name):
+        return parallel.global_sum(v, axis_name) ** 2
+
+    value, gradient = jax.pmap(
+        lambda v: jax.value_and_grad(square_of_sum)(v, parallel.AXIS), axis_name=parallel.AXIS
+    )(x)
+    np.testing.assert_allclose(value, 100.0)
+    # d (a + b + c + d)^2 / da = 2 * 10: each device holds the gradient of its own number.
+    np.testing.assert_allclose(gradient, 20.0)
+
+
+def test_weighted_mean_divides_by_the_global_weight():
+    values, weights = jnp.array([1.0, 2.0, 3.0, 10.0]), jnp.array([0.0, 0.0, 3.0, 1.0])
+    mean = jax.pmap(
+        lambda v, w: parallel.weighted_mean(v, w, parallel.AXIS), axis_name=parallel.AXIS
+    )(values, weights)
+    # (3 * 3 + 1 * 10) / 4; a mean of the devices' means would give (0 + 0 + 3 + 10) / 4.
+    np.testing.assert_allclose(mean, 19 / 4)
+    assert parallel.weighted_mean(values, jnp.zeros(4), None) == 0
+
+
+def test_streams_are_joined_inside_each_block_and_parted_again():
+    a, b = jnp.arange(4), jnp.arange(10, 18)
+    joined = parallel.concat_streams(a, b, shards=2)
+    np.testing.assert_array_equal(joined, [0, 1, 10, 11, 12, 13, 2, 3, 14, 15, 16, 17])
+    for part, whole in zip(parallel.split_streams(joined, 4, 2), (a, b), strict=True):
+        np.testing.assert_array_equal(part, whole)
+
+
+def test_partners_are_the_same_on_any_layout():
+    np.testing.assert_array_equal(parallel.labeled_partner(6, 3), [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(parallel.labeled_partner(2, 4), [0, 2])
+    blocks = [parallel.labeled_partner(3, 2) + 2 * device for device in range(4)]
+    np.testing.assert_array_equal(jnp.concatenate(blocks), parallel.labeled_partner(12, 8))
+
+
+def test_pairs_swap():
+    np.testing.assert_array_equal(parallel.swap_pairs(jnp.array([1, 2, 3, 4])), [2, 1, 4, 3])
+    with pytest.raises(ValueError, match="odd"):
+        parallel.swap_pairs(jnp.arange(3))
+
+
+def test_example_keys_depend_on_the_index_alone():
+    rng = jax.random.key(0)
+    keys = parallel.example_keys(rng, jnp.array([7, 3]))
+    assert keys[1] == jax.random.fold_in(rng, 3)
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(("labeled", "unlabeled"), [(4, 8), (8, 12), (0, 8)])
+def test_a_batch_that_the_devices_do_not_divide_is_refused(labeled, unlabeled):
+    with pytest.raises(ValueError, match="multiple of 8"):
+        parallel.check_batch(labeled, unlabeled, "jit")
+    if labeled:
+        parallel.check_batch(labeled, unlabeled, "none")
+
+
+def test_an_unknown_mode_names_the_known_ones():
+    with pytest.raises(ValueError, match="jit, pmap, none"):
+        parallel.shard_count("tpu")

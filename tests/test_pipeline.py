@@ -1,0 +1,201 @@
+import itertools
+import pathlib
+
+import h5py
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from grain import checkpoint as grain_checkpoint
+
+from cifp_jax.data import pipeline
+from cifp_jax.data.sources import Case
+from cifp_jax.data.splits import Split
+
+
+def write_cases(folder: pathlib.Path, count: int, first: int, labels: bool = True):
+    """Slices whose voxels hold 100 times their case's number, plus 0 or 1 at random."""
+    cases = []
+    for number in range(first, first + count):
+        label = np.random.default_rng(number).integers(2, size=(16, 16))
+        path = folder / f"{number}.h5"
+        with h5py.File(path, "w") as file:
+            file["image"] = (100 * number + label).astype(np.float32)
+            if labels:
+                file["label"] = label.astype(np.uint8)
+        cases.append(Case(str(number), path))
+    return tuple(cases)
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Cases 1 to 5 are labelled; 6 to 12 hold no label at all."""
+    labeled, unlabeled = write_cases(tmp_path, 5, 1), write_cases(tmp_path, 7, 6, labels=False)
+    return Split(labeled, unlabeled, validation=(), test=())
+
+
+def make(split, **changes):
+    settings = {
+        "classes": 2,
+        "patch_size": (16, 16),
+        "batch_labeled": 2,
+        "batch_unlabeled": 4,
+        "seed": 3,
+    }
+    return pipeline.make_train_iterator(split, **(settings | changes))
+
+
+def numbers(batch, stream):
+    """The cases of a batch. A turned slice's corners are zero, its centre never."""
+    return [int(image[8, 8, 0] // 100) for image in batch[stream]["image"]]
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_batch_is_as_agreed(split):
+    batch = next(make(split))
+    found = jax.tree.map(lambda a: (a.shape, a.dtype.name), batch)
+    assert found == {
+        "labeled": {
+            "image": ((2, 16, 16, 1), "float32"),
+            "label": ((2, 16, 16), "int32"),
+            "index": ((2,), "int32"),
+        },
+        "unlabeled": {"image": ((4, 16, 16, 1), "float32"), "index": ((4,), "int32")},
+    }
+    np.testing.assert_array_equal(
+        batch["labeled"]["image"][..., 0] % 100, batch["labeled"]["label"]
+    )
+
+
+@pytest.mark.parametrize(("stream", "size", "cases"), [("labeled", 2, 5), ("unlabeled", 4, 7)])
+def test_every_case_once_an_epoch_in_a_new_order(split, stream, size, cases):
+    batches = take(make(split), 8 * cases)
+    drawn = [n for b in batches for n in numbers(b, stream)]
+    epochs = [tuple(drawn[i : i + cases]) for i in range(0, len(drawn), cases)]
+    first = 1 if stream == "labeled" else 6
+    assert all(sorted(e) == list(range(first, first + cases)) for e in epochs)
+    assert len(set(epochs)) > len(epochs) / 2
+    index = np.concatenate([b[stream]["index"] for b in batches])
+    np.testing.assert_array_equal(index, np.arange(8 * cases * size))
+
+
+def test_augmentation_changes_with_the_epoch(split):
+    one = Split(split.labeled[:1], split.unlabeled, (), ())
+    seen = {b["labeled"]["image"].tobytes() for b in take(make(one, batch_labeled=1), 20)}
+    assert len(seen) > 5
+
+
+def test_set_smaller_than_a_batch(split):
+    few = Split(split.labeled[:2], split.unlabeled, (), ())
+    batch = next(make(few, batch_labeled=6))
+    drawn = numbers(batch, "labeled")
+    assert [sorted(drawn[i : i + 2]) for i in (0, 2, 4)] == [[1, 2]] * 3
+
+
+def test_all_labelled_stand_in_without_labels(split):
+    batch = next(make(Split(split.labeled, (), (), ())))
+    assert set(numbers(batch, "unlabeled")) <= {1, 2, 3, 4, 5}
+    assert list(batch["unlabeled"]) == ["image", "index"]
+
+
+def test_same_seed_same_batches_whatever_the_cache(split):
+    first = take(make(split), 6)
+    assert_same(first, take(make(split, cache_bytes=0), 6))
+    other = take(make(split, seed=4), 6)
+    assert [numbers(b, "unlabeled") for b in first] != [numbers(b, "unlabeled") for b in other]
+
+
+def test_streams_are_shuffled_apart(split):
+    same = Split(split.labeled, split.labeled, (), ())
+    batches = take(make(same, batch_unlabeled=2), 50)
+    alike = np.mean([numbers(b, "labeled") == numbers(b, "unlabeled") for b in batches])
+    assert alike < 0.3
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batch_of_one(split, processes):
+    whole = take(make(split, batch_labeled=4), 4)
+    parts = [
+        take(make(split, batch_labeled=4, process_index=i, process_count=processes), 4)
+        for i in range(processes)
+    ]
+    joined = [
+        jax.tree.map(lambda *blocks: np.concatenate(blocks), *step)
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(whole, joined)
+
+
+def test_state_restores_exactly(split):
+    iterator = make(split)
+    take(iterator, 3)
+    state = iterator.get_state()
+    expected = take(iterator, 5)
+    iterator.set_state(state)
+    assert_same(expected, take(iterator, 5))
+    fresh = make(split)
+    fresh.set_state(state)
+    assert fresh.get_state() == state
+    assert_same(expected, take(fresh, 5))
+
+
+def test_orbax_saves_and_restores_the_place(split, tmp_path):
+    iterator = make(split)
+    take(iterator, 3)
+    with ocp.CheckpointManager(tmp_path / "run") as manager:
+        manager.save(3, args=ocp.args.Composite(data=grain_checkpoint.CheckpointSave(iterator)))
+        manager.wait_until_finished()
+        expected = take(iterator, 2)
+        fresh = make(split)
+        restore = ocp.args.Composite(data=grain_checkpoint.CheckpointRestore(fresh))
+        manager.restore(3, args=restore)
+    assert_same(expected, take(fresh, 2))
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(split):
+    expected = take(make(split), 5)
+    iterator = make(split, workers=2)
+    assert_same(expected[:3], take(iterator, 3))
+    state = iterator.get_state()
+    iterator.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(iterator)
+    in_process = make(split)
+    in_process.set_state(state)
+    assert_same(expected[3:], take(in_process, 2))
+
+
+def test_bad_file_is_named_when_its_turn_comes(split):
+    split.labeled[2].path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"3\.h5: it cannot be read as HDF5"):
+        take(make(split), 3)
+
+
+def test_scans(tmp_path):
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["image"] = np.arange(20 * 20 * 12, dtype=np.float32).reshape(20, 20, 12)
+        file["label"] = np.zeros((20, 20, 12), np.uint8)
+    split = Split((Case("scan", path),), (Case("scan", path),), (), ())
+    batch = next(make(split, patch_size=(8, 6, 4), downsample=2))
+    assert batch["labeled"]["image"].shape == (2, 8, 6, 4, 1)
+    assert batch["labeled"]["label"].shape == (2, 8, 6, 4)
+
+
+@pytest.mark.parametrize("changes", [{"batch_labeled": 0}, {"process_count": 3}])
+def test_batches_that_cannot_be_shared_out(split, changes):
+    with pytest.raises(ValueError, match="evenly to"):
+        make(split, **changes)
+
+
+def test_patch_of_no_known_rank(split):
+    with pytest.raises(ValueError, match="two sides or three"):
+        make(split, patch_size=(4,))

@@ -1,0 +1,116 @@
+"""One step, three ways to run it: the parameters end up equal."""
+
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from cifp_jax import parallel
+from cifp_jax.models.unet import UNet
+from cifp_jax.models.vnet import VNet
+from cifp_jax.training.optimizer import make_optimizer
+from cifp_jax.training.state import create_train_state
+from cifp_jax.training.step import find_method, make_train_step, method_settings
+
+FILTERS = (2, 2, 4, 4, 4)
+STEPS = 4
+CASES = {
+    "unet": (UNet(classes=3, filters=FILTERS), (16, 16), 3),
+    "vnet": (VNet(classes=2, filters=FILTERS), (16, 16, 16), 2),
+}
+
+
+def make_batch(step: int, shape: tuple[int, ...], classes: int, size: int = 8) -> dict:
+    """A batch whose foreground is unequal: the first half of the labels is background only."""
+    rng = np.random.default_rng(step)
+    label = rng.integers(0, classes, (size, *shape)).astype(np.int32)
+    label[: size // 2] = 0
+    index = np.arange(size, dtype=np.int32) + size * step
+    image = lambda: rng.normal(size=(size, *shape, 1)).astype(np.float32)  # noqa: E731
+    return {
+        "labeled": {"image": image(), "label": label, "index": index},
+        "unlabeled": {"image": image(), "index": index + 1000},
+    }
+
+
+def make_all(network: str, name: str, **settings):
+    model, shape, classes = CASES[network]
+    method = find_method(name)
+    optimizer = make_optimizer(0.05, 0.9, 1e-4, 0.9, STEPS)
+    chosen = method_settings(method, {"ramp_steps": 2, "tokens": 8, **settings})
+    step = make_train_step(model, method, optimizer, ema_decay=0.9, settings=chosen)
+
+    def new_state():
+        return create_train_state(
+            model, method, optimizer, seed=0, input_shape=(1, *shape, 1), settings=chosen
+        )
+
+    return step, new_state, functools.partial(make_batch, shape=shape, classes=classes)
+
+
+def run(mode: str, step, state, batch):
+    mesh = parallel.make_mesh()
+    compiled = parallel.compile_step(step, mode, mesh)
+    state = parallel.replicate(state, mode, mesh)
+    for i in range(STEPS):
+        state, metrics = compiled(state, parallel.shard_batch(batch(i), mode, mesh))
+    return jax.device_get(
+        (state.params, state.ema_params, state.batch_stats, state.ema_batch_stats)
+    ), parallel.to_host(metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", CASES)
+def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
+    step, new_state, batch = make_all(network, "cifp")
+    expected, expected_metrics = run("none", step, new_state(), batch)
+    for mode in ("jit", "pmap"):
+        got, metrics = run(mode, step, new_state(), batch)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, expected
+        )
+        for name, pair in expected_metrics.items():
+            np.testing.assert_allclose(
+                np.asarray(metrics[name]), np.asarray(pair), rtol=1e-3, atol=1e-4, err_msg=name
+            )
+
+
+def test_the_mesh_gathers_no_batch():
+    step, new_state, batch = make_all("unet", "cifp")
+    mesh = parallel.make_mesh()
+    compiled = parallel.compile_step(step, "jit", mesh)
+    state = parallel.replicate(new_state(), "jit", mesh)
+    text = compiled.lower(state, parallel.shard_batch(batch(0), "jit", mesh)).compile().as_text()
+    assert re.search(r"= [^=]*? all-reduce(?:-start)?\(", text)
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert not re.search(rf"= [^=]*? {collective}(?:-start)?\(", text), collective
+
+
+def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
+    model, shape, classes = CASES["unet"]
+    method, optimizer = find_method("supervised"), make_optimizer(0.05, 0.0, 0.0, 0.9, 10)
+    state = create_train_state(
+        model, method, optimizer, seed=0, input_shape=(1, *shape, 1), settings={}
+    )
+    batch = make_batch(0, shape, classes)
+    for decay in (0.0, 0.75):
+        step = jax.jit(make_train_step(model, method, optimizer, ema_decay=decay, settings={}))
+        first, _ = step(state, batch)
+        second, _ = step(first, batch)
+        # At step 1 the decay is min(1 - 1/2, decay).
+        used = min(0.5, decay)
+        jax.tree.map(
+            lambda new, old, ema, d=used: np.testing.assert_allclose(
+                ema, d * old + (1 - d) * new, rtol=1e-5, atol=1e-7
+            ),
+            second.params,
+            first.ema_params,
+            second.ema_params,
+        )
+
+
+def test_an_unknown_method_names_the_known_ones():
+    with pytest.raises(ValueError, match="known: .*cifp.*supervised"):
+        find_method("cipf")
