@@ -8,7 +8,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cifp_jax.training import compare, loop
+from cifp_jax.training import build, compare, loop
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon: configs/la.py:laptop."
@@ -24,9 +24,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.WARNING)  # Orbax and Grain tell much at INFO
     try:
-        loop.check_config(config)
+        build.check_config(config)
         if config.compare:
             compare.run(config, workdir, mode=_MODE.value)
         elif _MODE.value == "train":

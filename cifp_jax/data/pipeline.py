@@ -35,8 +35,7 @@ class TrainIterator(grain.DatasetIterator[Batch]):
     def start_prefetch(self) -> None:
         """Starts reading ahead; the first `next` does so otherwise."""
         if self._ahead is None:
-            # The threads that read a batch wait for decoding, or for each other's copies, so two
-            # keep up; in a worker process one does, beside the other processes.
+            # Grain reads 500 batches ahead by default, which for scans is gigabytes.
             options = grain.ReadOptions(
                 num_threads=1 if self._workers else 2, prefetch_buffer_size=_READ_AHEAD
             )

@@ -3,12 +3,13 @@
 Ambiguous tokens of an unlabelled image's feature maps are drawn towards a mix of tokens of labelled
 images. Nothing here is used at inference, where no labelled image exists.
 
-A perturbation is planned once and then done twice: gates and token positions follow from the
-teacher's weak prediction, and teacher and student take the same ones.
+A perturbation is planned once, from the teacher's weak prediction, and then done twice: teacher and
+student take the same gates and tokens.
 """
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ PERTURBATIONS = ("cross_image", "learned", "channel_dropout", "none")
 KEY_SOURCES = ("one", "bank", "unlabeled", "self", "noise")
 CHANNEL_DROPOUT = 0.5
 
-Features = tuple[Float[Array, "b *_ _"], ...]
+Features = tuple[Float[Array, "_ ... _"], ...]
 
 
 class Settings(NamedTuple):
@@ -49,6 +50,8 @@ class Settings(NamedTuple):
         check_option("gate", self.gate, tk.GATES)
         if not self.stages or not set(self.stages) <= set(range(1, depth + 1)):
             raise ValueError(f"config.method.stages={self.stages} must be some of 1 to {depth}.")
+        if self.tau <= 0 or self.tokens < 1:
+            raise ValueError("config.method.tau must be above 0 and config.method.tokens above 0.")
 
     @property
     def attends(self) -> bool:
@@ -252,7 +255,7 @@ def perturb(
     labeled: Features | None,
     *,
     keys: Key[Array, " u"],
-    weights: dict[str, Any],
+    weights: Mapping[str, Any],
     shards: int,
 ) -> Features:
     """Unlabelled features with the chosen stages perturbed: `z + alpha * g * (o - z)`.
@@ -272,28 +275,26 @@ def perturb(
     changed = list(features)
     for stage in settings.stages:
         z = features[stage - 1]
-        stage_keys = _stage_keys(keys, stage)
         if settings.perturbation == "channel_dropout":
-            changed[stage - 1] = jax.vmap(_drop_channels)(stage_keys, z)
+            changed[stage - 1] = jax.vmap(_drop_channels)(_stage_keys(keys, stage), z)
             continue
         gate, positions, bias = plan[stage]
         query = tk.flatten(z)
         if positions is None:
             noise = functools.partial(_noise_tokens, tokens=settings.tokens)
-            source = jax.vmap(noise)(stage_keys, query)
+            source = jax.vmap(noise)(_stage_keys(keys, stage), query)
         else:
             other = None if labeled is None else tk.flatten(labeled[stage - 1])
             source = tk.take(_group(settings, query, other, shards), positions)
         if settings.stop_source:
             source = jax.lax.stop_gradient(source)
         if settings.perturbation == "learned":
-            own = weights[f"stage{stage}"]
             pair = functools.partial(
-                attend_learned, tau=settings.tau, weights=own, heads=settings.heads
+                attend_learned, weights=weights[f"stage{stage}"], heads=settings.heads
             )
         else:
-            pair = functools.partial(attend, tau=settings.tau)
-        out = jax.vmap(pair)(query, source, bias)
+            pair = attend
+        out = jax.vmap(functools.partial(pair, tau=settings.tau))(query, source, bias)
         moved = query + settings.alpha * gate[..., None] * (out - query)
         changed[stage - 1] = moved.reshape(z.shape)
     return tuple(changed)

@@ -63,8 +63,10 @@ def _means(metrics: list[dict[str, tuple[Any, Any]]]) -> dict[str, float]:
     }
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains until `config.training.steps`, from the last checkpoint where there is one.
+def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains and evaluates; returns the summaries of `evaluate`, or {} where it was stopped.
+
+    It trains until `config.training.steps`, from the last checkpoint where there is one.
 
     Everything is written to `workdir`: `config.json`, `metrics.jsonl`, `tensorboard/`,
     `checkpoints/` (the last, and the best on validation) and, at the end, `evaluation/`.
@@ -88,9 +90,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
         with MetricWriter(workdir, int(state.step)) as writer, _stop_on_signal() as stop:
             finished = _run(config, split, state, iterator, mesh, checkpoints, writer, stop)
     if finished:
-        evaluate(config, workdir)
-    else:
-        CONSOLE.print(f"stopped and saved; the same command goes on from {workdir}")
+        return evaluate(config, workdir)
+    CONSOLE.print(f"stopped and saved; the same command goes on from {workdir}")
+    return {}
 
 
 def _run(
@@ -155,7 +157,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         steps = {"last": checkpoints.last(), "best": checkpoints.best()}
         if steps["last"] is None:
             raise FileNotFoundError(f"{workdir} holds no checkpoint: train it first (--mode=train).")
-        reported = config.evaluation.report if steps["best"] is not None else "last"
+        chosen = config.evaluation.report if steps["best"] is not None else "last"
         for rule, step in steps.items():
             if step is None:
                 continue
@@ -169,7 +171,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                     facts={
                         "list": name,
                         "checkpoint": rule,
-                        "reported": rule == reported,
+                        "reported": rule == chosen,
                         "step": step,
                         "weights": config.evaluation.weights,
                         "method": config.method.name,
@@ -178,9 +180,17 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                         "largest_component": config.evaluation.largest_component,
                     },
                 )
-                if rule == reported:
-                    report.draw_overlays(
-                        predict, cases[: config.evaluation.overlays], build.read_volume(config), folder
-                    )
-    report.print_table(CONSOLE, summaries)
+    report.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
     return summaries
+
+
+def load_predictor(config: ConfigDict, workdir: pathlib.Path, step: int) -> build.Predict:
+    """`predict(image) -> probabilities` of a checkpoint of a run."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return build.make_predictor(config)(checkpoints.restore(build.make_state(config), step))
+
+
+def reported(summaries: dict[str, Any]) -> dict[str, Any]:
+    """The summary that a run is known by: of its test list where it has one, else validation."""
+    chosen = [s for s in summaries.values() if s["facts"]["reported"]]
+    return next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])
