@@ -49,7 +49,7 @@ def test_two_voxels_by_hand():
     label[1, 1], prediction[4, 5] = True, True
     assert metrics.hd95_and_asd(prediction, label) == (5, 5)
     expected = (pytest.approx(52**0.5), pytest.approx(52**0.5))
-    assert metrics.hd95_and_asd(prediction, label, (2, 1)) == expected
+    assert metrics.hd95_and_asd(prediction, label, (2.0, 1.0)) == expected
 
 
 def test_asd_is_directed_and_95hd_is_not():
@@ -84,7 +84,7 @@ def test_diagonal_is_the_default_and_scales_with_the_spacing():
     label, prediction = np.zeros((2, 3, 4), np.uint8)
     label[1, 1] = 1
     assert metrics.score(prediction, label, 2)[0].hd95 == 5
-    assert metrics.score(prediction, label, 2, spacing=(2, 2))[0].hd95 == 10
+    assert metrics.score(prediction, label, 2, spacing=(2.0, 2.0))[0].hd95 == 10
 
 
 def test_scores_are_percentages_per_class():
@@ -98,7 +98,7 @@ def test_scores_are_percentages_per_class():
 
 def test_wrong_input_is_named():
     label = np.zeros((3, 4), np.uint8)
-    with pytest.raises(ValueError, match="'nearest'.*diagonal, literature"):
+    with pytest.raises(ValueError, match=r"'nearest'.*diagonal, literature"):
         metrics.score(label, label, 2, empty="nearest")
     with pytest.raises(ValueError, match="shape"):
         metrics.score(label, label[1:], 2)

@@ -131,7 +131,7 @@ def test_cache_starts_empty_in_a_worker(tmp_path, counted):
 )
 def test_real_data_is_sound(data_dir, layout, labeled, rank, classes):
     split = splits.load_split(layout, data_dir / layout.upper(), labeled=labeled)
-    begin = time.monotonic()
+    begin = time.process_time()
     sources.check_cases(split.labeled + split.unlabeled, classes=classes, rank=rank)
     sources.check_cases(split.validation, classes=classes, rank=3)
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10

@@ -97,18 +97,16 @@ def short_axis(
       in [0, 1] and `label` uint8 (H, W): 1 right ventricle, 2 heart muscle, 3 left ventricle.
     """
     points = _grid(shape)
-    height, width = shape
     blood, muscle = rng.uniform(0.55, 0.9), rng.uniform(0.2, 0.45)
     lung, body, around = rng.uniform((0.02, 0.2, 0.02), (0.15, 0.6, 0.6))
-    centre = rng.uniform(-0.22, 0.22, 2)
-    tilt = rng.uniform(-0.6, 0.6)  # where the right ventricle lies, radians
+    centre, tilt = rng.uniform(-0.22, 0.22, 2), rng.uniform(-0.6, 0.6)  # the tilt in radians
     radius, wall = rng.uniform(0.19, 0.3), rng.uniform(0.08, 0.14)
     squash, waves, right_waves = rng.uniform(0.85, 1.18), _waves(rng, 0.12), _waves(rng, 0.2)
     right_length, right_width = rng.uniform(1.0, 1.4), rng.uniform(0.65, 1.05)
     drift = rng.uniform(-0.12, 0.12, 2)  # of the heart's axis, base to apex
     right_blood = blood * rng.uniform(0.8, 1.05)
     papillary = rng.uniform(0, 2 * np.pi, 2)
-    blur = rng.uniform(0.4, 1.1) * min(height, width) / 96
+    blur = rng.uniform(0.4, 1.1) * min(shape) / 96
 
     surroundings = np.full(tuple(shape), lung)
     surroundings[
@@ -162,8 +160,7 @@ def left_atrium(rng: np.random.Generator, shape: Sequence[int]) -> Arrays:
     points = _grid(shape)
     centre = rng.uniform(-0.15, 0.15, 3)
     radii = rng.uniform((0.34, 0.28, 0.38), (0.52, 0.43, 0.6))
-    tilt = rng.uniform(-0.5, 0.5)
-    blood = rng.uniform(0.5, 0.9)
+    tilt, blood = rng.uniform(-0.5, 0.5), rng.uniform(0.5, 0.9)
 
     chamber = _disc(points, centre, radii, tilt, _waves(rng, 0.15)) < 1
     away = rng.normal((0.8, 0.6, 0.3), 0.15)  # the appendage
@@ -198,8 +195,8 @@ def left_atrium(rng: np.random.Generator, shape: Sequence[int]) -> Arrays:
     clean[chamber] = blood
 
     image = _scan(rng, clean, (rng.uniform(0.5, 1.1),) * 3)
-    image = (image - image.mean()) / image.std()
-    return {"image": image.astype(np.float32), "label": chamber.astype(np.uint8)}
+    image = ((image - image.mean()) / image.std()).astype(np.float32)
+    return {"image": image, "label": chamber.astype(np.uint8)}
 
 
 def _write_record(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -264,7 +261,7 @@ def write_phantoms(
     """Writes phantoms under `root`, or does nothing where just these are there already.
 
     The arrays follow from `seed` alone, and those of a patient do not depend on how many there are.
-    Every file appears whole or not at all, and the lists come last.
+    Every file appears whole or not at all, and the lists come last, so a cut-off run is resumed.
 
     Args:
       root: folder, made where it is missing.
@@ -282,22 +279,21 @@ def write_phantoms(
     if rank not in (2, 3):
         raise ValueError(f"Phantoms have rank 2 (slices) or 3 (scans), not {rank}.")
     counts = {"train": train, "validation": validation, "test": test}
-    shape = tuple(shape or {2: (96, 96), 3: (72, 72, 48)}[rank])
+    shape = tuple(shape or ((96, 96) if rank == 2 else (72, 72, 48)))
     settings = json.dumps({"rank": rank, **counts, "seed": seed, "shape": shape})
     marker = root / _MARKER
     if marker.is_file():
-        if marker.read_text() != settings:
+        if (found := marker.read_text()) != settings:
             raise ValueError(
-                f"{root} holds phantoms of other settings, {marker.read_text()}, than {settings}. "
-                f"Delete this folder or name another."
+                f"{root} holds phantoms of other settings, {found}, than {settings}. Delete this "
+                f"folder or name another."
             )
     elif root.is_dir() and any(root.iterdir()):
         raise ValueError(f"{root} holds data that are no phantoms. Name an empty or new folder.")
-    lists_done = root / "test.list"
-    if lists_done.is_file():
+    if (root / "test.list").is_file():  # written last
         return
     root.mkdir(parents=True, exist_ok=True)
     _write_text(marker, settings)
-    lists = (_write_slices if rank == 2 else _write_scans)(root, counts, seed, shape)
-    for listing, names in lists.items():
+    write = _write_slices if rank == 2 else _write_scans
+    for listing, names in write(root, counts, seed, shape).items():
         _write_text(root / listing, "".join(f"{name}\n" for name in names))

@@ -1,73 +1,127 @@
-"""Cases to figures."""
+"""Cases to figures: predict, take the argmax, score, and average."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Integer, Shaped
+from scipy import ndimage
 
 from cifp_jax.data.sources import Case
-from cifp_jax.data.transforms import Arrays
 from cifp_jax.evaluation import metrics
 
+Predict = Callable[[Float[np.ndarray, "*spatial"]], Float[np.ndarray, "*spatial k"]]
+Read = Callable[[Case], dict[str, Shaped[np.ndarray, "..."]]]
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """Figures of one class of one case; `seconds` is the time of the case's prediction."""
+FIGURES = ("dice", "jaccard", "hd95", "asd")
+
+
+class Row(NamedTuple):
+    """Figures of one class of one case."""
 
     case: str
-    label: int
-    scores: metrics.Scores
-    seconds: float
+    score: metrics.Score
+    seconds: float  # of the case's prediction, without reading and scoring
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Figures of all classes of all cases."""
+    """Figures of all cases, and the two rules that they follow."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # case by case, the classes of each in order
+    empty: str
+    largest_component: bool
 
-    def of_class(self, label: int) -> dict[str, float]:
-        """Means over the cases of one class."""
-        rows = [row.scores for row in self.rows if row.label == label]
-        return {n: float(np.mean([getattr(s, n) for s in rows])) for n in metrics.NAMES}
+    def class_ids(self) -> list[int]:
+        """The foreground classes."""
+        return sorted({row.score.class_id for row in self.rows})
+
+    def table(self, figure: str) -> Float[np.ndarray, "cases classes"]:
+        """One of `FIGURES`, or `missed`, for every case and class."""
+        values = [float(getattr(row.score, figure)) for row in self.rows]
+        return np.array(values).reshape(-1, len(self.class_ids()))
+
+    def seconds(self) -> Float[np.ndarray, " cases"]:
+        """Time of each case's prediction."""
+        return np.array([row.seconds for row in self.rows[:: len(self.class_ids())]])
 
     def means(self) -> dict[str, float]:
-        """Means over the cases, then over the classes; `missed` counts classes of cases."""
-        classes = [self.of_class(label) for label in sorted({row.label for row in self.rows})]
-        means = {n: float(np.mean([c[n] for c in classes])) for n in metrics.NAMES}
-        return means | {"missed": float(sum(row.scores.missed for row in self.rows))}
+        """Each of `FIGURES` as its mean over cases, then over classes; `missed`, their number."""
+        means = {name: float(self.table(name).mean(axis=0).mean()) for name in FIGURES}
+        return means | {"missed": float(self.table("missed").sum())}
+
+
+def largest_component(prediction: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
+    """Keeps the largest connected component of each foreground class; the rest becomes background.
+
+    Voxels that touch by a face, an edge or a corner are connected. Of equally large components, the
+    first in memory order stays.
+    """
+    kept = np.zeros_like(prediction)
+    touching = np.ones((3,) * prediction.ndim, bool)
+    for k in np.unique(prediction[prediction > 0]):
+        components = np.empty(prediction.shape, np.int32)
+        ndimage.label(prediction == k, structure=touching, output=components)
+        sizes = np.bincount(components.ravel())
+        kept[components == 1 + np.argmax(sizes[1:])] = k
+    return kept
+
+
+def _predict(
+    predict_volume: Predict, image: Float[np.ndarray, "*s"], classes: int, largest: bool
+) -> tuple[Integer[np.ndarray, "*s"], float]:
+    """The predicted label map, and the seconds that the prediction took."""
+    start = time.perf_counter()
+    probabilities = np.asarray(predict_volume(image))
+    seconds = time.perf_counter() - start
+    if probabilities.shape != (*image.shape, classes):
+        raise ValueError(
+            f"its probabilities have shape {probabilities.shape}, not {(*image.shape, classes)}"
+        )
+    prediction = probabilities.argmax(axis=-1)
+    return (largest_component(prediction) if largest else prediction), seconds
 
 
 def evaluate_cases(
-    predict: Callable[[Any], Any],
+    predict_volume: Predict,
     cases: Sequence[Case],
     *,
-    read: Callable[[Case], Arrays],
+    read: Read,
     classes: int,
-    empty: str,
-    largest_component: bool,
+    empty: str = "diagonal",
+    largest_component: bool = False,
 ) -> Evaluation:
-    """Predicts every case and compares it with its label.
+    """Scores predictions of whole volumes, of a 2D or a 3D network alike.
 
     Args:
-      predict: `image (*spatial,) -> probabilities (*spatial, k)`.
-      cases: what to evaluate.
-      read: gives `image` and `label` of a case.
-      classes: background included; classes 1 and up are scored.
-      empty: the rule for a missed class, see `metrics.score`.
-      largest_component: keep only the largest component of each predicted class.
+      predict_volume: `image (*spatial,) -> probabilities (*spatial, classes)`.
+      cases: what to evaluate, at least one.
+      read: gives `{"image": float32 (*spatial,), "label": (*spatial,)}` of a case. Its errors pass
+        through; they name the file.
+      classes: number of classes, background included.
+      empty: one of `metrics.EMPTY_RULES`.
+      largest_component: keep only the largest connected component of each class.
+
+    Raises:
+      ValueError: an unknown rule, or no cases.
+      RuntimeError: a case could not be predicted or scored; the message names it.
     """
-    rows = []
+    metrics.check_empty_rule(empty)
+    if not cases:
+        raise ValueError("There are no cases to evaluate: name at least one.")
+    rows: list[Row] = []
     for case in cases:
-        arrays = read(case)
-        start = time.monotonic()
-        predicted = np.asarray(predict(arrays["image"])).argmax(axis=-1)
-        seconds = time.monotonic() - start
-        if largest_component:
-            predicted = metrics.largest_component(predicted, classes)
-        for k in range(1, classes):
-            scores = metrics.score(predicted == k, arrays["label"] == k, empty)
-            rows.append(Row(case.name, k, scores, seconds))
-    return Evaluation(tuple(rows))
+        record = read(case)
+        try:
+            prediction, seconds = _predict(
+                predict_volume, record["image"], classes, largest_component
+            )
+            scores = metrics.score(prediction, record["label"], classes, empty=empty)
+        except Exception as error:
+            raise RuntimeError(
+                f"{case.path}: case {case.name!r} could not be evaluated: {error}"
+            ) from error
+        rows += [Row(case.name, score, seconds) for score in scores]
+    return Evaluation(tuple(rows), empty, largest_component)

@@ -63,6 +63,15 @@ def _surface(mask: Bool[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
     return mask & ~inner
 
 
+def _bounding_box(mask: Bool[np.ndarray, "*s"]) -> tuple[slice, ...]:
+    """The smallest box that holds all voxels of a mask, of which there is at least one."""
+    filled = (
+        np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        for axis in range(mask.ndim)
+    )
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in filled)
+
+
 def surface_distances(
     prediction: Bool[np.ndarray, "*s"],
     label: Bool[np.ndarray, "*s"],
@@ -82,7 +91,7 @@ def surface_distances(
         raise ValueError("An empty mask has no surface; `score` decides what counts instead.")
     # Both surfaces lie in the box around the two masks, and so do all nearest points: cutting the
     # rest off changes no distance.
-    box = ndimage.find_objects((prediction | label).astype(np.int8))[0]
+    box = _bounding_box(prediction | label)
     surfaces = _surface(prediction[box]), _surface(label[box])
     to_prediction, to_label = (
         ndimage.distance_transform_edt(~s, sampling=spacing) for s in surfaces

@@ -1,6 +1,5 @@
-"""Probabilities of a whole volume: overlapping windows in 3D, slice by slice in 2D."""
+"""Class probabilities of a whole volume: by overlapping windows in 3D, slice by slice in 2D."""
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,82 +7,139 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 
 from cifp_jax.data.transforms import zoom_nearest
 
 Apply = Callable[[Any, Float[Array, "n *patch c"]], Float[Array, "n *patch k"]]
 PredictVolume = Callable[[Any, Float[np.ndarray, "*spatial"]], Float[np.ndarray, "*spatial k"]]
-_BUCKET = 32  # volumes are padded up to multiples of this, so that few shapes are compiled
+
+# Scans are padded up to multiples of this on the device, so that many sizes share few shapes.
+_BUCKET = 32
 
 
 def window_starts(length: int, patch: int, stride: int) -> list[int]:
-    """First voxels of the windows along an axis: every `stride`, the last one flush with the end."""
-    return [min(i * stride, length - patch) for i in range(-(-(length - patch) // stride) + 1)]
+    """First voxels of the windows along an axis: every `stride`, the last flush with the end."""
+    count = -(-(length - patch) // stride) + 1
+    return [min(i * stride, length - patch) for i in range(count)]
+
+
+def _coverage(length: int, patch: int, starts: Sequence[int]) -> Float[np.ndarray, " length"]:
+    """Number of windows that cover each voxel of an axis."""
+    covered = np.zeros(length, np.float32)
+    for start in starts:
+        covered[start : start + patch] += 1
+    return covered
+
+
+def _check(patch: Sequence[int], batch: int, classes: int, stride: Sequence[int] | None) -> None:
+    if batch < 1 or classes < 2 or not patch or min(patch) < 1:
+        raise ValueError(
+            f"Prediction needs batch >= 1, classes >= 2 and a patch of positive sides, not "
+            f"batch={batch}, classes={classes}, patch_size={tuple(patch)}."
+        )
+    if stride is not None and (
+        len(stride) != len(patch)
+        or any(not 1 <= s <= p for s, p in zip(stride, patch, strict=True))
+    ):
+        raise ValueError(
+            f"stride {tuple(stride)} must have one number an axis, from 1 to the side of the patch "
+            f"{tuple(patch)}: windows further apart would leave gaps."
+        )
 
 
 def make_sliding_window(
-    apply: Apply,
-    patch_size: Sequence[int],
-    stride: Sequence[int],
-    batch: int,
-    classes: int,
+    apply: Apply, patch_size: Sequence[int], stride: Sequence[int], batch: int, classes: int
 ) -> PredictVolume:
-    """Builds `predict(variables, volume)`: softmax averaged over overlapping windows.
+    """Builds `predict(variables, volume) -> probabilities` for a network of fixed input size.
 
-    A volume smaller than the patch is padded with zeros, half on each side, as the field's scripts
-    do. Windows go through the network `batch` at a time, and probabilities add up on the device.
-    Volumes are padded up to multiples of 32 for that, so one compilation serves all scans of a
-    similar size; the padding lies outside every window and changes no figure.
+    Windows start at every `stride`, the last one flush with the end; a volume shorter than the
+    patch is first padded with zeros, the smaller half in front (the field's rule). The result is
+    the mean of the windows' softmax probabilities.
+
+    The network is compiled once, for `batch` windows, whatever the sizes of the scans. Cutting the
+    windows out and adding them up is compiled once per bucket: the sides of a scan, rounded up to
+    multiples of 32. The device holds one volume, its `classes` sums and one batch at a time.
 
     Args:
-      apply: `(variables, windows) -> logits`.
-      patch_size: of a window.
-      stride: between windows, along each axis.
-      batch: windows in one forward pass.
-      classes: channels of the logits.
+      apply: `(variables, windows (n, *patch_size, 1)) -> logits (n, *patch_size, classes)`.
+      patch_size: sides of a window, voxels.
+      stride: between windows, voxels; from 1 to the side of the patch.
+      batch: windows in one forward pass; the last batch is filled up with windows that don't count.
+      classes: number of classes, background included.
+
+    Returns:
+      `predict(variables, volume (*spatial,)) -> (*spatial, classes)`, float32, NumPy.
+
+    Raises:
+      ValueError: sizes that cannot work; from `predict`, a volume of another rank.
     """
+    _check(patch_size, batch, classes, stride)
     patch = tuple(patch_size)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def accumulate(
-        total: Array, count: Array, volume: Array, variables: Any, starts: Array, weights: Array
-    ) -> tuple[Array, Array]:
-        window = lambda start: jax.lax.dynamic_slice(volume, start, patch)  # noqa: E731
-        probs = jax.nn.softmax(apply(variables, jax.vmap(window)(starts)[..., None]))
+    @jax.jit
+    def cut(volume: Float[Array, "*s"], starts: Int[Array, "n r"]) -> Float[Array, "n *patch 1"]:
+        windows = jax.vmap(lambda start: jax.lax.dynamic_slice(volume, start, patch))(starts)
+        return windows[..., None]
 
-        def add(carry: tuple[Array, Array], item: tuple[Array, Array, Array]) -> Any:
-            (total, count), (start, weight, p) = carry, item
-            here = jax.lax.dynamic_slice(total, (*start, 0), (*patch, classes))
-            total = jax.lax.dynamic_update_slice(total, here + weight * p, (*start, 0))
-            times = jax.lax.dynamic_slice(count, start, patch)
-            return (total, jax.lax.dynamic_update_slice(count, times + weight, start)), None
+    @jax.jit
+    def forward(
+        variables: Any, windows: Float[Array, "n *patch 1"], weights: Float[Array, " n"]
+    ) -> Float[Array, "n *patch k"]:
+        probabilities = jax.nn.softmax(apply(variables, windows).astype(jnp.float32))
+        return probabilities * weights.reshape((-1,) + (1,) * (windows.ndim - 1))
 
-        return jax.lax.scan(add, (total, count), (starts, weights, probs))[0]
+    def add(
+        total: Float[Array, "*s k"],
+        probabilities: Float[Array, "n *patch k"],
+        starts: Int[Array, "n r"],
+    ) -> Float[Array, "*s k"]:
+        def add_one(i: Int[Array, ""], total: Float[Array, "*s k"]) -> Float[Array, "*s k"]:
+            corner = (*starts[i], 0)
+            old = jax.lax.dynamic_slice(total, corner, probabilities.shape[1:])
+            return jax.lax.dynamic_update_slice(total, old + probabilities[i], corner)
 
-    def predict(variables: Any, volume: np.ndarray) -> np.ndarray:
-        lacking = [max(p - n, 0) for n, p in zip(volume.shape, patch, strict=True)]
-        before = [n // 2 for n in lacking]
-        padded = np.pad(volume, [(b, n - b) for b, n in zip(before, lacking, strict=True)])
-        starts = list(
-            itertools.product(
-                *(window_starts(*axis) for axis in zip(padded.shape, patch, stride, strict=True))
+        return jax.lax.fori_loop(0, batch, add_one, total)
+
+    # Donated, so that the sums are added to in place.
+    add_in_place = jax.jit(add, donate_argnums=0)
+
+    def predict(
+        variables: Any, volume: Float[np.ndarray, "*spatial"]
+    ) -> Float[np.ndarray, "*spatial k"]:
+        if volume.ndim != len(patch):
+            raise ValueError(
+                f"A volume {volume.shape} does not fit windows of {patch}: other rank."
             )
+        lacking = [max(p - n, 0) for p, n in zip(patch, volume.shape, strict=True)]
+        sides = [n + m for n, m in zip(volume.shape, lacking, strict=True)]
+        axes = [window_starts(*axis) for axis in zip(sides, patch, stride, strict=True)]
+        coverage = np.ones((), np.float32)
+        for n, p, starts in zip(sides, patch, axes, strict=True):
+            coverage = coverage[..., None] * _coverage(n, p, starts)
+        bucket = [-(-n // _BUCKET) * _BUCKET for n in sides]
+        # No window reaches what is beyond `sides`, so the bucket's padding changes nothing.
+        around = [
+            (m // 2, b - n - m // 2) for n, m, b in zip(volume.shape, lacking, bucket, strict=True)
+        ]
+        on_device = jnp.asarray(np.pad(volume.astype(np.float32), around))
+        # Copied once a scan instead of once a batch where they come from the host.
+        variables = jax.device_put(variables)
+        total = jnp.zeros((*bucket, classes), jnp.float32)
+        corners = np.array(list(itertools.product(*axes)), np.int32)
+        for first in range(0, len(corners), batch):
+            starts = corners[first : first + batch]
+            unused = batch - len(starts)
+            weights = np.pad(np.ones(len(starts), np.float32), (0, unused))
+            starts = np.pad(starts, ((0, unused), (0, 0)))
+            probabilities = forward(variables, cut(on_device, starts), weights)
+            total = add_in_place(total, probabilities, starts)
+            # Without this the host would queue every batch at once, and their memory with them.
+            total.block_until_ready()
+        own = tuple(
+            slice(before, before + n) for n, (before, _) in zip(volume.shape, around, strict=True)
         )
-        room = [(0, -n % _BUCKET) for n in padded.shape]
-        device_volume = jnp.asarray(np.pad(padded, room))
-        total = jnp.zeros((*device_volume.shape, classes))
-        count = jnp.zeros(device_volume.shape)
-        for first in range(0, len(starts), batch):
-            chunk = starts[first : first + batch]
-            # The last batch is filled up with windows of weight 0.
-            weights = np.arange(batch) < len(chunk)
-            chunk = np.asarray(chunk + chunk[:1] * (batch - len(chunk)), np.int32)
-            total, count = accumulate(
-                total, count, device_volume, variables, chunk, weights.astype(np.float32)
-            )
-        own = tuple(slice(b, b + n) for b, n in zip(before, volume.shape, strict=True))
-        return np.asarray(total)[own] / np.asarray(count)[own][..., None]
+        return np.asarray(total)[own] / coverage[own][..., None]
 
     return predict
 
@@ -91,22 +147,49 @@ def make_sliding_window(
 def make_slicewise(
     apply: Apply, patch_size: Sequence[int], batch: int, classes: int
 ) -> PredictVolume:
-    """Builds `predict(variables, volume)` for volumes (Z, H, W): each slice resized to `patch_size`
-    and the probabilities back, both by nearest neighbour, as the ACDC protocol does.
+    """Builds `predict(variables, volume) -> probabilities` for a 2D network on volumes (Z, H, W).
 
-    Taking the argmax before or after the way back gives the same label map. Slices go through the
-    network `batch` at a time, the last batch filled up, so one compilation serves all volumes.
+    Each slice is resized to `patch_size`, and its probabilities back, by nearest neighbour (the
+    field's rule). That resizing only picks pixels, so the argmax of the result is the label map
+    that the field gets by resizing the argmax. One compilation serves all volumes.
+
+    Args:
+      apply: `(variables, slices (n, h, w, 1)) -> logits (n, h, w, classes)`.
+      patch_size: (h, w), pixels.
+      batch: slices in one forward pass; the last batch is filled up with zeros.
+      classes: number of classes, background included.
+
+    Returns:
+      `predict(variables, volume (Z, H, W)) -> (Z, H, W, classes)`, float32, NumPy.
+
+    Raises:
+      ValueError: sizes that cannot work; from `predict`, a volume that has not three axes.
     """
+    _check(patch_size, batch, classes, None)
     patch = tuple(patch_size)
-    forward = jax.jit(lambda variables, x: jax.nn.softmax(apply(variables, x[..., None])))
 
-    def predict(variables: Any, volume: np.ndarray) -> np.ndarray:
-        slices = zoom_nearest(volume, patch)
-        filled = np.pad(slices, [(0, -len(slices) % batch), (0, 0), (0, 0)])
-        probs = np.concatenate(
-            [forward(variables, filled[i : i + batch]) for i in range(0, len(filled), batch)]
-        )[: len(slices)]
-        back = zoom_nearest(np.moveaxis(probs, -1, 1), volume.shape[1:])
-        return np.moveaxis(back, 1, -1)
+    @jax.jit
+    def forward(variables: Any, slices: Float[Array, "n h w 1"]) -> Float[Array, "n h w k"]:
+        return jax.nn.softmax(apply(variables, slices).astype(jnp.float32))
+
+    def predict(variables: Any, volume: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s k"]:
+        if volume.ndim != 3:
+            raise ValueError(
+                f"A volume of slices has the axes (Z, H, W), not shape {volume.shape}."
+            )
+        variables = jax.device_put(variables)
+        result = np.empty((*volume.shape, classes), np.float32)
+        for first in range(0, len(volume), batch):
+            slices = zoom_nearest(volume[first : first + batch], patch).astype(np.float32)
+            filled = np.pad(slices, ((0, batch - len(slices)), (0, 0), (0, 0)))
+            probabilities = np.asarray(forward(variables, filled[..., None]))[: len(slices)]
+            result[first : first + batch] = _zoom_back(probabilities, volume.shape[1:])
+        return result
 
     return predict
+
+
+def _zoom_back(
+    probabilities: Shaped[np.ndarray, "n h w k"], shape: Sequence[int]
+) -> Shaped[np.ndarray, "n h2 w2 k"]:
+    return np.moveaxis(zoom_nearest(np.moveaxis(probabilities, -1, 1), shape), 1, -1)

@@ -1,0 +1,132 @@
+"""Means, rules and errors of an evaluation, with predictions given by hand."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from cifp_jax.data.sources import Case
+from cifp_jax.evaluation.evaluate import evaluate_cases, largest_component
+
+CASES = (Case("a", pathlib.Path("a.h5")), Case("b", pathlib.Path("b.h5")))
+
+
+def one_hot(labels, classes=3):
+    return np.eye(classes, dtype=np.float32)[labels]
+
+
+def read(case):
+    """Two classes of four voxels each; the image holds what is to be predicted.
+
+    Case a: class 1 is found whole, class 2 by half. Case b: class 1 is missed, class 2 whole.
+    """
+    label = np.zeros((1, 4, 6), np.uint8)
+    label[0, :2, :2], label[0, 2:, 4:] = 1, 2
+    image = label.astype(np.float32)
+    if case.name == "a":
+        image[0, 2, 4:] = 0
+    else:
+        image[image == 1] = 0
+    return {"image": image, "label": label}
+
+
+def predict(image):
+    return one_hot(image.astype(int))
+
+
+def run(**settings):
+    return evaluate_cases(predict, CASES, read=read, classes=3, **settings)
+
+
+def test_means_over_cases_then_classes():
+    evaluation = run()
+    # Dice: class 1 is 100 and 0, class 2 is 2 * 2 / (2 + 4) = 66.7 and 100.
+    third = 200 / 3
+    np.testing.assert_allclose(evaluation.table("dice"), [[100, third], [0, 100]])
+    means = evaluation.means()
+    assert means["dice"] == pytest.approx((50 + (third + 100) / 2) / 2)
+    assert means["jaccard"] == pytest.approx((50 + 75) / 2)
+    assert means["missed"] == 1
+    assert [(row.case, row.score.class_id) for row in evaluation.rows] == [
+        ("a", 1),
+        ("a", 2),
+        ("b", 1),
+        ("b", 2),
+    ]
+    assert evaluation.seconds().shape == (2,)
+    assert (evaluation.seconds() >= 0).all()
+
+
+def test_the_rule_decides_what_a_miss_costs():
+    diagonal = (1 + 16 + 36) ** 0.5
+    assert run().table("hd95")[1, 0] == pytest.approx(diagonal)
+    assert run(empty="literature").table("hd95")[1, 0] == 0
+    assert run(empty="literature").means()["dice"] == run().means()["dice"]
+
+
+def test_a_perfect_prediction():
+    def read_label(case):
+        record = read(case)
+        return record | {"image": record["label"].astype(np.float32)}
+
+    means = evaluate_cases(predict, CASES, read=read_label, classes=3).means()
+    assert means == {"dice": 100, "jaccard": 100, "hd95": 0, "asd": 0, "missed": 0}
+
+
+def test_largest_component_of_each_class():
+    prediction = np.array(
+        [
+            [1, 0, 0, 0, 2, 2],
+            [0, 1, 0, 0, 0, 0],
+            [0, 0, 0, 1, 0, 2],
+        ]
+    )
+    expected = np.array(
+        [
+            [1, 0, 0, 0, 2, 2],  # the two of class 1 touch by a corner: one component
+            [0, 1, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0, 0],
+        ]
+    )
+    np.testing.assert_array_equal(largest_component(prediction), expected)
+    np.testing.assert_array_equal(largest_component(0 * prediction), 0)
+    tie = np.array([1, 0, 1, 0, 0])
+    np.testing.assert_array_equal(largest_component(tie), [1, 0, 0, 0, 0])
+
+
+def test_largest_component_is_an_option_of_the_evaluation():
+    def read_speck(case):
+        record = read(case)
+        record["image"][0, 3, 0] = 1  # class 1, apart from where it belongs
+        return record
+
+    with_speck, without = (
+        evaluate_cases(
+            predict, CASES[:1], read=read_speck, classes=3, largest_component=largest
+        ).table("dice")[0, 0]
+        for largest in (False, True)
+    )
+    assert with_speck == pytest.approx(800 / 9)
+    assert without == 100
+
+
+def test_an_error_names_the_case():
+    def fail_on_b(image):
+        if not (image == 1).any():
+            raise ArithmeticError("no ones")
+        return predict(image)
+
+    with pytest.raises(RuntimeError, match=r"b\.h5: case 'b'.*no ones"):
+        evaluate_cases(fail_on_b, CASES, read=read, classes=3)
+    with pytest.raises(RuntimeError, match=r"case 'a'.*probabilities have shape"):
+        evaluate_cases(lambda image: one_hot(image.astype(int), 5), CASES, read=read, classes=3)
+
+
+def test_an_unknown_rule_or_no_cases_is_refused_at_once():
+    def untouched(case):
+        raise AssertionError("nothing should be read")
+
+    with pytest.raises(ValueError, match="diagonal, literature"):
+        evaluate_cases(predict, CASES, read=untouched, classes=3, empty="best")
+    with pytest.raises(ValueError, match="no cases"):
+        evaluate_cases(predict, (), read=untouched, classes=3)

@@ -1,0 +1,169 @@
+"""Window and slice prediction against plain loops in NumPy and SciPy."""
+
+import math
+
+import jax
+import jax.monitoring
+import numpy as np
+import pytest
+from scipy import ndimage, special
+
+from cifp_jax.evaluation import sliding_window
+from cifp_jax.evaluation.sliding_window import make_slicewise, make_sliding_window
+
+K = 3
+
+
+def network(variables, x):
+    """Logits that depend on the place in the window, so that averaging over windows matters."""
+    ramp = 1 + x.shape[1] * sum(
+        (i + 1) * np.arange(n).reshape((-1,) + (1,) * (x.ndim - 3 - i)) / n
+        for i, n in enumerate(x.shape[1:-1])
+    )
+    return x * variables["slope"] * ramp[..., None] + variables["bias"]
+
+
+def make_variables():
+    return {
+        "slope": np.array([0.7, -0.4, 0.1], np.float32),
+        "bias": np.array([0.0, 0.3, -0.2], np.float32),
+    }
+
+
+def reference(volume, patch, stride):
+    """The field's test loop: pad, visit every window, add up the softmax, divide by the count."""
+    padding = [max(p - n, 0) for p, n in zip(patch, volume.shape, strict=True)]
+    padding = [(p // 2, p - p // 2) for p in padding]
+    padded = np.pad(volume, padding)
+    total, count = np.zeros((*padded.shape, K)), np.zeros(padded.shape)
+    steps = [
+        math.ceil((n - p) / s) + 1 for n, p, s in zip(padded.shape, patch, stride, strict=True)
+    ]
+    for index in np.ndindex(*steps):
+        place = []
+        for i, s, n, p in zip(index, stride, padded.shape, patch, strict=True):
+            start = min(i * s, n - p)
+            place.append(slice(start, start + p))
+        window = padded[tuple(place)][None, ..., None]
+        total[tuple(place)] += special.softmax(network(make_variables(), window)[0], axis=-1)
+        count[tuple(place)] += 1
+    own = tuple(slice(a, a + n) for (a, _), n in zip(padding, volume.shape, strict=True))
+    return total[own] / count[own][..., None], count[own]
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "stride", "batch"),
+    [
+        ((13, 11, 9), (8, 8, 4), (3, 5, 4), 4),  # the last windows are clipped to the end
+        ((40, 9, 9), (8, 8, 8), (8, 8, 8), 5),  # more than one bucket long
+        ((5, 12, 3), (8, 8, 4), (2, 3, 1), 3),  # smaller than the patch by an odd number
+        ((8, 8, 4), (8, 8, 4), (8, 8, 4), 2),  # one window, batch not full
+        ((17, 10), (6, 4), (5, 3), 7),
+    ],
+)
+def test_equal_to_a_loop_over_windows(shape, patch, stride, batch):
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    expected, _ = reference(volume, patch, stride)
+    predict = make_sliding_window(network, patch, stride, batch, K)
+    probabilities = predict(make_variables(), volume)
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (*shape, K)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_batch_size_changes_nothing():
+    volume = np.random.default_rng(1).normal(size=(20, 14, 10)).astype(np.float32)
+    one, many = (
+        make_sliding_window(network, (8, 8, 8), (3, 3, 2), batch, K)(make_variables(), volume)
+        for batch in (1, 64)
+    )
+    np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "patch", "stride", "starts"),
+    [
+        (180, 112, 18, [0, 18, 36, 54, 68]),
+        (88, 80, 4, [0, 4, 8]),
+        (112, 112, 18, [0]),
+        (113, 112, 18, [0, 1]),
+    ],
+)
+def test_window_starts(length, patch, stride, starts):
+    assert sliding_window.window_starts(length, patch, stride) == starts
+
+
+def test_one_network_for_all_scans_and_one_bucket_for_similar_ones():
+    traced, compiled = [], []
+
+    def counted(variables, x):
+        traced.append(x.shape)
+        return network(variables, x)
+
+    def listener(event, _, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    predict = make_sliding_window(counted, (8, 8, 8), (4, 4, 4), 4, K)
+    rng = np.random.default_rng(0)
+    volumes = [
+        rng.normal(size=s).astype(np.float32)
+        for s in [(20, 21, 9), (32, 18, 11), (33, 20, 12), (9, 32, 32)]
+    ]
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        counts = []
+        for volume in volumes:
+            predict(make_variables(), volume)
+            counts.append(len(compiled))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    # The network: once, ever. Anything at all: only where a new bucket, (64, 32, 32), comes up.
+    assert traced == [(4, 8, 8, 8, 1)]
+    assert counts[0] == counts[1] < counts[2] == counts[3]
+
+
+def test_slicewise_is_the_fields_rule():
+    # The field resizes the image, takes the argmax, and resizes the label map, all with order 0.
+    volume = np.random.default_rng(2).normal(size=(7, 23, 30)).astype(np.float32)
+    patch = (16, 24)
+    probabilities = make_slicewise(network, patch, 3, K)(make_variables(), volume)
+    expected = []
+    for image in volume:
+        factors = [p / n for p, n in zip(patch, image.shape, strict=True)]
+        small = ndimage.zoom(image, factors, order=0, mode="nearest")
+        labels = network(make_variables(), small[None, ..., None])[0].argmax(axis=-1)
+        factors = [n / p for p, n in zip(patch, image.shape, strict=True)]
+        expected.append(ndimage.zoom(labels, factors, order=0, mode="nearest"))
+    assert probabilities.shape == (*volume.shape, K)
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(probabilities.argmax(axis=-1), expected)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_slicewise_compiles_once():
+    traced = []
+
+    def counted(variables, x):
+        traced.append(x.shape)
+        return network(variables, x)
+
+    predict = make_slicewise(counted, (16, 16), 4, K)
+    for shape in [(3, 20, 16), (9, 16, 31), (4, 16, 16)]:
+        predict(make_variables(), np.zeros(shape, np.float32))
+    assert traced == [(4, 16, 16, 1)]
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="gaps"):
+        make_sliding_window(network, (8, 8, 8), (9, 4, 4), 2, K)
+    with pytest.raises(ValueError, match="one number an axis"):
+        make_sliding_window(network, (8, 8, 8), (4, 4), 2, K)
+    with pytest.raises(ValueError, match="batch=0"):
+        make_sliding_window(network, (8, 8, 8), (4, 4, 4), 0, K)
+    with pytest.raises(ValueError, match="rank"):
+        predict = make_sliding_window(network, (8, 8, 8), (4, 4, 4), 2, K)
+        predict(make_variables(), np.zeros((8, 8), np.float32))
+    with pytest.raises(ValueError, match="Z, H, W"):
+        make_slicewise(network, (8, 8), 2, K)(make_variables(), np.zeros((8, 8), np.float32))
