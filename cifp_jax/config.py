@@ -1,11 +1,14 @@
 """The settings that every configuration starts from, with their meaning."""
 
 import inspect
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
 from cifp_jax.methods import METHODS
+
+# A `ConfigDict`. Its keys are not known to a type checker, which would take each for any type.
+Config: TypeAlias = Any
 
 
 def method_defaults(name: str) -> dict[str, Any]:
@@ -14,7 +17,7 @@ def method_defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """A configuration with every key set; a file in `configs/` overrides what differs.
 
     A key that does not stand here cannot be set on the command line either: the configuration is

@@ -1,4 +1,8 @@
-"""Trains and evaluates: `python -m cifp_jax.main --config=configs/la.py --workdir=runs/la`."""
+"""Trains and evaluates: `python -m cifp_jax.main --config=configs/la.py`.
+
+Settings are overridden by name: `--config.data.root=DIR --config.training.steps=2000`. They stand,
+with their meaning, in `cifp_jax/config.py`.
+"""
 
 import pathlib
 import sys
@@ -13,18 +17,36 @@ from cifp_jax.training import build, compare, loop
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon: configs/la.py:laptop."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a second start resumes it.")
-_MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"], "Train (and evaluate), or evaluate a finished run."
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run; the same command resumes it. Default: runs/<configuration>_<method>.",
 )
-flags.mark_flags_as_required(["config", "workdir"])
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate"], "Train and evaluate, or evaluate a finished run."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "This is one process of several (TPU pod, cluster): join them first."
+)
+flags.mark_flag_as_required("config")
+
+
+def default_workdir(config_file: str, method: str) -> pathlib.Path:
+    """`configs/la.py:laptop` and `cifp` give `runs/la_laptop_cifp`."""
+    path, _, variant = config_file.partition(":")
+    return pathlib.Path("runs") / "_".join(filter(None, (pathlib.Path(path).stem, variant, method)))
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
-    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-    logging.set_verbosity(logging.WARNING)  # Orbax and Grain tell much at INFO
+    logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    config = _CONFIG.value
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    name = "compare" if config.compare else config.method.name
+    workdir = pathlib.Path(_WORKDIR.value or default_workdir(file, name))
     try:
         build.check_config(config)
         if config.compare:
@@ -34,11 +56,10 @@ def main(argv: Sequence[str]) -> None:
         else:
             loop.evaluate(config, workdir)
     except (ValueError, FileNotFoundError) as error:
-        # Wrong input is answered in one line; a fault of this package keeps its traceback.
+        # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
         logging.debug("", exc_info=True)
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
     app.run(main)

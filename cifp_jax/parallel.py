@@ -68,9 +68,9 @@ def concat_streams(a: PyTree, b: PyTree, shards: int) -> PyTree:
     """Joins two batches along the first axis inside each of `shards` device blocks."""
 
     def join(x: Array, y: Array) -> Array:
-        blocks = [t.reshape((shards, -1) + t.shape[1:]) for t in (x, y)]
+        blocks = [t.reshape((shards, -1, *t.shape[1:])) for t in (x, y)]
         joined = jnp.concatenate(blocks, axis=1)
-        return joined.reshape((-1,) + joined.shape[2:])
+        return joined.reshape((-1, *joined.shape[2:]))
 
     return jax.tree.map(join, a, b)
 
@@ -80,9 +80,9 @@ def split_streams(x: PyTree, n_a: int, shards: int) -> tuple[PyTree, PyTree]:
     own = n_a // shards
 
     def part(t: Array, first: bool) -> Array:
-        blocks = t.reshape((shards, -1) + t.shape[1:])
+        blocks = t.reshape((shards, -1, *t.shape[1:]))
         blocks = blocks[:, :own] if first else blocks[:, own:]
-        return blocks.reshape((-1,) + blocks.shape[2:])
+        return blocks.reshape((-1, *blocks.shape[2:]))
 
     return jax.tree.map(lambda t: part(t, True), x), jax.tree.map(lambda t: part(t, False), x)
 
@@ -104,7 +104,7 @@ def swap_pairs(x: PyTree) -> PyTree:
     def swap(t: Array) -> Array:
         if t.shape[0] % 2:
             raise ValueError(f"Images are mixed in pairs: {t.shape[0]} in a batch is odd; add one.")
-        pairs = t.reshape((-1, 2) + t.shape[1:])
+        pairs = t.reshape((-1, 2, *t.shape[1:]))
         return pairs[:, ::-1].reshape(t.shape)
 
     return jax.tree.map(swap, x)
@@ -142,7 +142,10 @@ def compile_step(step: Callable, mode: str, mesh: Mesh) -> Callable[..., tuple[A
         return jax.pmap(
             mapped, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
         )
-    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    replicated, split = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec(AXIS)),
+    )
     return jax.jit(
         functools.partial(step, shards=mesh.shape[AXIS]),
         in_shardings=(replicated, split),
@@ -158,7 +161,7 @@ def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
     if mode == "pmap":
         devices = jax.local_device_count()
-        return jax.tree.map(lambda x: x.reshape((devices, -1) + x.shape[1:]), batch)
+        return jax.tree.map(lambda x: x.reshape((devices, -1, *x.shape[1:])), batch)
     return batch
 
 

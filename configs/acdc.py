@@ -5,12 +5,10 @@
 `configs/acdc.py:laptop` is the same protocol at a scale for two CPU cores.
 """
 
-from ml_collections import ConfigDict
-
-from cifp_jax.config import default_config
+from cifp_jax.config import Config, default_config
 
 
-def get_config(variant: str = "full") -> ConfigDict:
+def get_config(variant: str = "full") -> Config:
     config = default_config()
     config.data.name = "acdc"
     config.data.root = "data/ACDC"

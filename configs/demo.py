@@ -6,12 +6,10 @@
 take under three minutes on two CPU cores, compilation included.
 """
 
-from ml_collections import ConfigDict
-
-from cifp_jax.config import default_config
+from cifp_jax.config import Config, default_config
 
 
-def get_config(variant: str = "2d") -> ConfigDict:
+def get_config(variant: str = "2d") -> Config:
     config = default_config()
     config.compare = ("supervised", "cifp")
     config.data.batch_labeled = config.data.batch_unlabeled = 4

@@ -6,12 +6,10 @@
 two, smaller crops, and ten unlabelled scans set aside as validation.
 """
 
-from ml_collections import ConfigDict
-
-from cifp_jax.config import default_config
+from cifp_jax.config import Config, default_config
 
 
-def get_config(variant: str = "full") -> ConfigDict:
+def get_config(variant: str = "full") -> Config:
     config = default_config()
     config.data.name = "la"
     config.data.root = "data/LA"

@@ -11,7 +11,7 @@ BELOW = {
     "models": {"parallel"},
     "methods": {"data", "models", "parallel"},
     "evaluation": {"data", "models", "parallel"},
-    "training": {"methods", "evaluation", "data", "models", "parallel"},
+    "training": {"config", "methods", "evaluation", "data", "models", "parallel"},
     "config": {"methods"},
     "main": {"training", "config", "parallel"},
     "__init__": {"training", "methods", "models", "evaluation", "data", "parallel", "config"},

@@ -1,5 +1,7 @@
 """SGD as PyTorch does it, and the polynomial schedule."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,7 +11,7 @@ from cifp_jax.training.optimizer import make_optimizer, poly_schedule
 
 def test_two_steps_worked_out_by_hand():
     optimizer = make_optimizer(0.1, 0.9, 0.5, 1.0, steps=2)
-    params = jnp.array(2.0)
+    params: Any = jnp.array(2.0)
     state = optimizer.init(params)
     updates, state = optimizer.update(jnp.array(1.0), state, params)
     params = optax.apply_updates(params, updates)

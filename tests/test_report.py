@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 from matplotlib import image as mpimg
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from cifp_jax.data.sources import Case
@@ -69,6 +70,19 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path):
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
+def test_a_picture_that_breaks_off_leaves_nothing(tmp_path: pathlib.Path, monkeypatch):
+    def break_off(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", break_off)
+    run = tmp_path / "metrics.jsonl"
+    run.write_text('{"step": 1, "loss": 1.0}\n')
+    with pytest.raises(OSError, match="disk full"):
+        report.draw_curves({"cifp": run}, tmp_path / "curves.png")
+    assert list(tmp_path.iterdir()) == [run]
+
+
 def printed(draw, *args):
     console = Console(file=io.StringIO(), width=120)
     draw(console, *args)
@@ -121,17 +135,30 @@ def drawn(path):
     return pixels.shape
 
 
-def test_pictures(tmp_path: pathlib.Path):
+def test_overlays(tmp_path: pathlib.Path, monkeypatch):
+    choose, shapes = report.choose_slices, []
+
+    def recorded(label, *others):
+        shapes.append(label.shape)
+        return choose(label, *others)
+
+    monkeypatch.setattr(report, "choose_slices", recorded)
     # Slices first, as ACDC has them, and last, as LA has them.
     records = case_of("acdc") | case_of("la", (24, 20, 5))
     cases = [Case(name, pathlib.Path(f"{name}.h5")) for name in records]
     read = lambda case: records[case.name]  # noqa: E731
     report.draw_overlays(predict, cases, read, tmp_path / "overlays")
     assert sorted(p.name for p in (tmp_path / "overlays").iterdir()) == ["acdc.png", "la.png"]
+    assert shapes == [(5, 24, 20), (5, 24, 20)]
     height, width, _ = drawn(tmp_path / "overlays" / "acdc.png")
     assert height > width  # three slices, one below the other
     drawn(tmp_path / "overlays" / "la.png")
 
+
+def test_comparison(tmp_path: pathlib.Path):
+    records = case_of("acdc") | case_of("la", (24, 20, 5))
+    cases = [Case(name, pathlib.Path(f"{name}.h5")) for name in records]
+    read = lambda case: records[case.name]  # noqa: E731
     methods = {"supervised": predict, "cifp": predict}
     report.draw_comparison(methods, cases, read, tmp_path / "comparison.png")
     height, width, _ = drawn(tmp_path / "comparison.png")
@@ -152,5 +179,5 @@ def test_curves(tmp_path: pathlib.Path):
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     report.draw_curves({"cifp": file}, tmp_path / "curves.png")
     drawn(tmp_path / "curves.png")
-    with pytest.raises(FileNotFoundError, match="none.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
         report.draw_curves({"none": tmp_path / "none.jsonl"}, tmp_path / "none.png")

@@ -101,7 +101,7 @@ def test_one_network_for_all_scans_and_one_bucket_for_similar_ones():
         traced.append(x.shape)
         return network(variables, x)
 
-    def listener(event, _, **__):
+    def listener(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
@@ -162,8 +162,10 @@ def test_settings_that_cannot_work_are_refused():
         make_sliding_window(network, (8, 8, 8), (4, 4), 2, K)
     with pytest.raises(ValueError, match="batch=0"):
         make_sliding_window(network, (8, 8, 8), (4, 4, 4), 0, K)
+    flat = np.zeros((8, 8), np.float32)
+    by_windows = make_sliding_window(network, (8, 8, 8), (4, 4, 4), 2, K)
     with pytest.raises(ValueError, match="rank"):
-        predict = make_sliding_window(network, (8, 8, 8), (4, 4, 4), 2, K)
-        predict(make_variables(), np.zeros((8, 8), np.float32))
+        by_windows(make_variables(), flat)
+    by_slices = make_slicewise(network, (8, 8), 2, K)
     with pytest.raises(ValueError, match="Z, H, W"):
-        make_slicewise(network, (8, 8), 2, K)(make_variables(), np.zeros((8, 8), np.float32))
+        by_slices(make_variables(), flat)

@@ -112,5 +112,5 @@ def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
 
 
 def test_an_unknown_method_names_the_known_ones():
-    with pytest.raises(ValueError, match="known: .*cifp.*supervised"):
+    with pytest.raises(ValueError, match=r"known: .*cifp.*supervised"):
         find_method("cipf")

@@ -94,7 +94,7 @@ def surface_distances(
     box = _bounding_box(prediction | label)
     surfaces = _surface(prediction[box]), _surface(label[box])
     to_prediction, to_label = (
-        ndimage.distance_transform_edt(~s, sampling=spacing) for s in surfaces
+        np.asarray(ndimage.distance_transform_edt(~s, sampling=spacing)) for s in surfaces
     )
     return to_label[surfaces[0]], to_prediction[surfaces[1]]
 

@@ -36,9 +36,7 @@ def convolve(
     numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
 
     def plain(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x, kernel, (1,) * rank, "SAME", dimension_numbers=numbers
-        )
+        return lax.conv_general_dilated(x, kernel, (1,) * rank, "SAME", dimension_numbers=numbers)
 
     if rank != 3 or kernel.shape[0] != 3:
         return plain(x, kernel)

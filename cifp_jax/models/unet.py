@@ -47,8 +47,7 @@ class UNet(nn.Module):
     def setup(self) -> None:
         f, axis = self.filters, self.axis_name
         self.encoder = [
-            ConvBlock(n, p, i, axis)
-            for i, (n, p) in enumerate(zip(f, self.dropout, strict=True))
+            ConvBlock(n, p, i, axis) for i, (n, p) in enumerate(zip(f, self.dropout, strict=True))
         ]
         self.reduce = [layers.Conv(n, window=1) for n in f[-2::-1]]
         self.decoder = [ConvBlock(n, 0.0, len(f) + i, axis) for i, n in enumerate(f[-2::-1])]

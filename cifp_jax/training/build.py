@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import optax
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from cifp_jax import parallel
+from cifp_jax.config import Config
 from cifp_jax.data import phantom, pipeline, sources, splits, transforms
 from cifp_jax.evaluation import metrics, sliding_window
 from cifp_jax.methods import Method
@@ -33,7 +33,7 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: Config) -> None:
     """Raises ValueError at the first setting that cannot work; reads no file."""
     _one_of("model.name", config.model.name, tuple(NETWORKS))
     _one_of("data.name", config.data.name, tuple(splits.LAYOUTS))
@@ -57,7 +57,7 @@ def check_config(config: ConfigDict) -> None:
             raise ValueError(f"config.training.{key} must be at least 1.")
 
 
-def make_split(config: ConfigDict) -> splits.Split:
+def make_split(config: Config) -> splits.Split:
     """The lists of a run, its files checked; phantoms are written first where asked for.
 
     Raises:
@@ -85,7 +85,7 @@ def make_split(config: ConfigDict) -> splits.Split:
     return split
 
 
-def make_iterator(config: ConfigDict, split: splits.Split) -> Any:
+def make_iterator(config: Config, split: splits.Split) -> Any:
     """The endless iterator over a process's share of the batches."""
     data = config.data
     return pipeline.make_train_iterator(
@@ -103,21 +103,19 @@ def make_iterator(config: ConfigDict, split: splits.Split) -> Any:
     )
 
 
-def make_model(config: ConfigDict) -> nn.Module:
+def make_model(config: Config) -> nn.Module:
     return NETWORKS[config.model.name](
         classes=config.model.classes, filters=tuple(config.model.filters)
     )
 
 
-def make_parts(config: ConfigDict) -> tuple[nn.Module, Method, optax.GradientTransformation]:
+def make_parts(config: Config) -> tuple[nn.Module, Method, optax.GradientTransformation]:
     """Network, method and optimizer."""
-    optimizer = make_optimizer(
-        **config.optimizer.to_dict(), steps=config.training.steps
-    )
+    optimizer = make_optimizer(**config.optimizer.to_dict(), steps=config.training.steps)
     return make_model(config), find_method(config.method.name), optimizer
 
 
-def make_state(config: ConfigDict) -> TrainState:
+def make_state(config: Config) -> TrainState:
     model, method, optimizer = make_parts(config)
     return create_train_state(
         model,
@@ -129,7 +127,7 @@ def make_state(config: ConfigDict) -> TrainState:
     )
 
 
-def make_compiled_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+def make_compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     model, method, optimizer = make_parts(config)
     step = make_train_step(
         model,
@@ -141,12 +139,13 @@ def make_compiled_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Callable[
     return parallel.compile_step(step, config.parallel, mesh)
 
 
-def make_predictor(config: ConfigDict) -> Callable[[TrainState], Predict]:
+def make_predictor(config: Config) -> Callable[[TrainState], Predict]:
     """`predictor(state)` gives `predict(image) -> probabilities`, compiled once for all states."""
     model = make_model(config)
 
     def apply(variables: dict[str, Any], x: jax.Array) -> jax.Array:
-        return model.apply(variables, x, train=False)
+        logits: Any = model.apply(variables, x, train=False)
+        return logits
 
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
     if splits.LAYOUTS[config.data.name].rank == 3:
@@ -184,6 +183,6 @@ def _predict_at(
     return np.pad(np.asarray(wide), [*rest, (0, 0)], mode="edge")
 
 
-def read_volume(config: ConfigDict) -> Callable[[sources.Case], dict[str, np.ndarray]]:
+def read_volume(config: Config) -> Callable[[sources.Case], dict[str, np.ndarray]]:
     """The reader of validation and test volumes."""
     return functools.partial(sources.read_case, classes=config.model.classes, rank=3)

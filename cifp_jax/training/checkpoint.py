@@ -84,9 +84,7 @@ class Checkpoints:
           ValueError: the checkpoint is of another network or method than `like`.
         """
         items: dict[str, Any] = {
-            "state": ocp.args.StandardRestore(
-                jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            )
+            "state": ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         }
         if iterator is not None:
             items["iterator"] = grain_checkpoint.CheckpointRestore(iterator)

@@ -3,13 +3,12 @@
 import pathlib
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from cifp_jax.config import Config
 from cifp_jax.evaluation import report
 from cifp_jax.training import build, loop
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, *, mode: str) -> None:
+def run(config: Config, workdir: pathlib.Path, *, mode: str) -> None:
     """Trains (or only evaluates) each method of `config.compare` in a folder of its own.
 
     Every method gets the same configuration, seed included, so that it sees the same labelled

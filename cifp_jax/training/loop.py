@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 from rich.console import Console
 
 from cifp_jax import parallel
+from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
 from cifp_jax.evaluation import report
 from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
@@ -41,9 +41,7 @@ def _stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _evaluate(
-    config: ConfigDict, predict: build.Predict, cases: Sequence[sources.Case]
-) -> Evaluation:
+def _evaluate(config: Config, predict: build.Predict, cases: Sequence[sources.Case]) -> Evaluation:
     return evaluate_cases(
         predict,
         cases,
@@ -63,7 +61,7 @@ def _means(metrics: list[dict[str, tuple[Any, Any]]]) -> dict[str, float]:
     }
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains and evaluates; returns the summaries of `evaluate`, or {} where it was stopped.
 
     It trains until `config.training.steps`, from the last checkpoint where there is one.
@@ -96,7 +94,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(
-    config: ConfigDict,
+    config: Config,
     split: splits.Split,
     state: TrainState,
     iterator: Any,
@@ -137,7 +135,7 @@ def _run(
     return step == training.steps
 
 
-def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the last and the best checkpoint on the validation and test lists.
 
     Writes `evaluation/<last|best>/<list>/` (per-case CSV, summary JSON, overlays), prints the
@@ -153,20 +151,24 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     like = build.make_state(config)
     predictor = build.make_predictor(config)
     summaries: dict[str, Any] = {}
+    done: dict[tuple[int, str], Evaluation] = {}  # the best checkpoint may be the last
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         steps = {"last": checkpoints.last(), "best": checkpoints.best()}
         if steps["last"] is None:
-            raise FileNotFoundError(f"{workdir} holds no checkpoint: train it first (--mode=train).")
+            raise FileNotFoundError(
+                f"{workdir} holds no checkpoint: train it first (--mode=train)."
+            )
         chosen = config.evaluation.report if steps["best"] is not None else "last"
         for rule, step in steps.items():
             if step is None:
                 continue
             predict = predictor(checkpoints.restore(like, step))
             for name, cases in lists.items():
-                evaluation = _evaluate(config, predict, cases)
+                if (step, name) not in done:
+                    done[step, name] = _evaluate(config, predict, cases)
                 folder = workdir / "evaluation" / rule / name
                 summaries[f"{rule}/{name}"] = report.write_evaluation(
-                    evaluation,
+                    done[step, name],
                     folder,
                     facts={
                         "list": name,
@@ -176,15 +178,16 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                         "weights": config.evaluation.weights,
                         "method": config.method.name,
                         "seed": config.seed,
-                        "empty": config.evaluation.empty,
-                        "largest_component": config.evaluation.largest_component,
                     },
                 )
+                if rule == chosen and config.evaluation.overlays:
+                    drawn = cases[: config.evaluation.overlays]
+                    report.draw_overlays(predict, drawn, build.read_volume(config), folder)
     report.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
     return summaries
 
 
-def load_predictor(config: ConfigDict, workdir: pathlib.Path, step: int) -> build.Predict:
+def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> build.Predict:
     """`predict(image) -> probabilities` of a checkpoint of a run."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return build.make_predictor(config)(checkpoints.restore(build.make_state(config), step))

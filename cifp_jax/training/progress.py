@@ -32,7 +32,9 @@ class Progress:
     def validated(self, step: int, figures: dict[str, float]) -> None:
         """Prints the figures of a validation and takes its time out of the speed."""
         text = "  ".join(f"{name} {value:.2f}" for name, value in figures.items())
-        self._console.print(f"step {step:>{len(str(self._steps))}}/{self._steps}  validation  {text}")
+        self._console.print(
+            f"step {step:>{len(str(self._steps))}}/{self._steps}  validation  {text}"
+        )
         self._clock = time.monotonic()
 
 

@@ -52,7 +52,7 @@ def create_train_state(
     example = jax.ShapeDtypeStruct((1, *input_shape[1:]), jnp.float32)
 
     def init(key: Key[Array, ""]) -> dict[str, Any]:
-        return model.init(key, jnp.zeros(example.shape, example.dtype), train=False)
+        return dict(model.init(key, jnp.zeros(example.shape, example.dtype), train=False))
 
     variables = jax.jit(init)(init_rng)
     features = jax.eval_shape(

@@ -84,10 +84,13 @@ def make_train_step(
         # Every device holds its share of the gradient of one global value: summed, not averaged.
         grads = parallel.psum(grads, axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
 
         decay = jnp.minimum(1 - 1 / (state.step + 1), ema_decay)
-        average = lambda new, old: optax.incremental_update(new, old, 1 - decay)  # noqa: E731
+
+        def average(new: Any, old: Any) -> Any:
+            return optax.incremental_update(new, old, 1 - decay)
+
         new_state = TrainState(
             step=state.step + 1,
             params=params,

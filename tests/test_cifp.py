@@ -1,0 +1,263 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifp_jax import parallel
+from cifp_jax.methods import METHODS, cifp, supervised
+from cifp_jax.models.network import Network
+
+CLASSES, SIZE = 3, 16
+STEP = jnp.int32(50)
+
+
+def make_params(seed: int = 0) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    shapes = {"in": (3, 1, 4), "shift": (3, 4), "out": (3, 4, CLASSES)}
+    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+
+def make_network(params: dict[str, jax.Array], extra: dict | None = None) -> Network:
+    """Three stages without normalisation: pooled images through a pointwise layer, and back.
+
+    Its "statistics" count the passes that moved them: 1 an encoding, 100 a decoding.
+    """
+
+    def encode(x, keys, stats):
+        features = []
+        for i in range(3):
+            x = x if i == 0 else x.reshape(len(x), x.shape[1] // 2, 2, -1, 2, 1).mean((2, 4))
+            features.append(jnp.tanh(x @ params["in"][i] + params["shift"][i]))
+        return tuple(features), {"passes": stats["passes"] + 1}
+
+    def decode(features, keys, stats):
+        logits = 0.0
+        for i, z in enumerate(features):
+            wide = jnp.repeat(jnp.repeat(z, 2**i, axis=1), 2**i, axis=2)
+            logits = logits + wide @ params["out"][i]
+        return logits, {"passes": stats["passes"] + 100}
+
+    def forward(x, keys, stats):
+        return decode(*(lambda f, s: (f, keys, s))(*encode(x, keys, stats)))
+
+    return Network(encode, decode, forward, {"passes": jnp.zeros(())}, extra or {})
+
+
+def make_batch(labeled: int = 4, unlabeled: int = 4) -> dict:
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, CLASSES, (labeled, SIZE, SIZE))
+    label[: labeled // 2, : SIZE // 2] = 0
+    image = lambda n: jnp.asarray(rng.normal(size=(n, SIZE, SIZE, 1)), jnp.float32)  # noqa: E731
+    return {
+        "labeled": {
+            "image": image(labeled),
+            "label": jnp.asarray(label, jnp.int32),
+            "index": jnp.arange(labeled),
+        },
+        "unlabeled": {"image": image(unlabeled), "index": jnp.arange(unlabeled)},
+    }
+
+
+DEFAULTS = {"stages": (2, 3), "tokens": 8, "ramp_steps": 100}
+
+
+def evaluate(params, teacher, batch, axis_name=None, shards=1, extra=None, **settings):
+    return cifp.loss(
+        make_network(params, extra),
+        make_network(teacher, extra),
+        batch,
+        rng=jax.random.key(0),
+        step=STEP,
+        axis_name=axis_name,
+        shards=shards,
+        **(DEFAULTS | settings),
+    )
+
+
+@functools.cache
+def run(**settings):
+    """Loss, statistics, metrics and gradients of one step with a teacher unlike the student."""
+    chosen = {**DEFAULTS, **settings}
+    own = {k: v for k, v in chosen.items() if k not in ("tokens", "ramp_steps")}
+    extra = cifp.init(jax.random.key(1), (4, 4, 4), **own)
+
+    def value(params, teacher, extra):
+        return evaluate(params, teacher, make_batch(), extra=extra, **settings)
+
+    step = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True))
+    (total, (stats, metrics)), grads = step(make_params(0), make_params(2), extra)
+    return total, stats, {k: float(a / jnp.maximum(b, 1)) for k, (a, b) in metrics.items()}, grads
+
+
+def test_the_terms_add_up():
+    total, _, metrics, _ = run()
+    ramp = math.exp(-5 * 0.5**2)
+    assert metrics["lambda"] == pytest.approx(ramp)
+    consistency = (metrics["strong"] + metrics["feature"]) / 2
+    assert float(total) == pytest.approx(metrics["supervised"] + ramp * consistency, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(float(total))
+    assert 0 < metrics["reliability"] <= 1
+    assert 0 < metrics["ambiguity"] < 1
+    assert 0 < metrics["flip_share"] < 1
+    assert 0 < metrics["perturbed_weight"] < 1
+    assert 0 < metrics["pseudo_share_1"] + metrics["pseudo_share_2"] < 1
+
+
+def test_without_consistency_it_is_supervised_training():
+    total, _, _, grads = run(lambda_max=0.0)
+
+    def value(params):
+        return supervised.loss(
+            make_network(params),
+            make_network(params),
+            make_batch(),
+            rng=jax.random.key(0),
+            step=STEP,
+            axis_name=None,
+            shards=1,
+        )[0]
+
+    want, want_grads = jax.value_and_grad(value)(make_params(0))
+    np.testing.assert_allclose(total, want, rtol=1e-5)
+    for name, grad in want_grads.items():
+        np.testing.assert_allclose(grads[0][name], grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"perturbation": "learned", "strong_views": 2}])
+def test_statistics_come_from_the_clean_pass_alone(settings):
+    # One encoding and one decoding of both streams; the other passes are dropped.
+    assert float(run(**settings)[1]["passes"]) == 101
+
+
+def test_no_gradient_reaches_the_teacher():
+    grads = run(strong_member=True)[3]
+    assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads[1]))
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads[0]))
+
+
+def test_alpha_0_flips_nothing():
+    metrics = run(alpha=0.0)[2]
+    assert metrics["flip_share"] == 0
+    assert metrics["fused_differs"] == 0
+    assert metrics["perturbed_weight"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_without_a_perturbation_the_strong_view_stands_for_both():
+    total, _, metrics, _ = run(perturbation="none")
+    assert "feature" not in metrics
+    assert "flip_share" not in metrics
+    want = metrics["supervised"] + metrics["lambda"] * metrics["strong"]
+    assert float(total) == pytest.approx(want, rel=1e-5)
+
+
+def test_a_surer_teacher_gives_a_higher_reliability():
+    sharp = jax.tree.map(lambda x: x, make_params(2)) | {"out": 20 * make_params(2)["out"]}
+    _, (_, metrics) = jax.jit(functools.partial(evaluate, perturbation="none"))(
+        make_params(0), sharp, make_batch()
+    )
+    assert float(metrics["reliability"][0] / metrics["reliability"][1]) > 0.8
+    assert run(perturbation="none")[2]["reliability"] < 0.6
+
+
+def test_projections_are_trained():
+    _, _, metrics, grads = run(perturbation="learned", heads=2)
+    assert metrics["exchange"] > 0
+    assert sorted(grads[2]) == ["stage2", "stage3"]
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads[2]))
+    # By the exchange between labelled images alone, too.
+    grads = run(perturbation="learned", heads=2, lambda_max=0.0)[3]
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads[2]))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"key_source": "bank", "sampling": "class_balanced", "beta": 1.0},
+        {"key_source": "unlabeled", "gate": "soft", "fusion": "kl", "strong_views": 2},
+        {"key_source": "self", "gate": "threshold", "fusion": "mean", "cutmix": 0.0},
+        {"key_source": "noise", "gate": "random", "fusion": "random", "target": "soft"},
+        {"perturbation": "channel_dropout", "fusion": "weak_only", "threshold": 0.5},
+        {"stages": (1, 3), "fusion": "entropy_kl", "strong_member": True, "present_only": True},
+    ],
+)
+def test_every_switch_trains_and_changes_the_loss(settings):
+    total, _, metrics, grads = run(**settings)
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
+    assert all(math.isfinite(v) for v in metrics.values())
+    base = run()[2]
+    assert metrics["supervised"] == pytest.approx(base["supervised"], rel=1e-6)
+    assert abs(float(total) - base["loss"]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strong_views": 2, "strong_member": True},
+        {"perturbation": "learned", "heads": 2, "key_source": "unlabeled", "fusion": "random"},
+    ],
+)
+def test_four_devices_give_the_gradient_of_one(settings):
+    batch = make_batch(8, 16)
+    extra = cifp.init(jax.random.key(1), (4, 4, 4), **(DEFAULTS | settings))
+    arguments = (make_params(0), extra)
+
+    def value(trained, batch, **layout):
+        params, extra = trained
+        return evaluate(params, make_params(2), batch, extra=extra, **layout, **settings)
+
+    step = functools.partial(jax.value_and_grad, has_aux=True)
+    (want, (_, want_metrics)), want_grads = jax.jit(step(value))(arguments, batch)
+    (got, (_, metrics)), grads = jax.pmap(
+        step(functools.partial(value, axis_name=parallel.AXIS)),
+        axis_name=parallel.AXIS,
+        in_axes=(None, 0),
+    )(arguments, parallel.shard_batch(batch, "pmap", parallel.make_mesh()))
+    np.testing.assert_allclose(got, np.full(4, want), rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a.sum(axis=0), b, rtol=1e-3, atol=1e-6),
+        grads,
+        want_grads,
+    )
+    for name, pair in want_metrics.items():
+        np.testing.assert_allclose([x[0] for x in metrics[name]], pair, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("key_source", ["one", "bank"])
+def test_blocks_of_a_mesh_exchange_no_features(key_source):
+    mesh = parallel.make_mesh()
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    step = jax.grad(
+        lambda p, b: evaluate(p, p, b, shards=4, key_source=key_source, stages=(1, 2))[0]
+    )
+    compiled = jax.jit(step, in_shardings=(whole, sharding), out_shardings=whole)
+    text = compiled.lower(make_params(), make_batch(8, 16)).compile().as_text()
+    assert " all-reduce(" in text
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert f" {collective}(" not in text, collective
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strong_views": 3}, "strong_views is 3; known: 1, 2"),
+        ({"fusion": "max"}, "fusion is 'max'; known: entropy"),
+        ({"target": "firm"}, "target is 'firm'; known: hard, soft"),
+        ({"perturbation": "mixup"}, "perturbation is 'mixup'; known: cross_image"),
+        ({"stages": (4,)}, "must be some of 1 to 3"),
+    ],
+)
+def test_unknown_values_are_named_when_traced(settings, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            functools.partial(evaluate, **settings), make_params(), make_params(), make_batch()
+        )
+
+
+def test_methods_by_name():
+    assert METHODS["cifp"].loss is cifp.loss
+    assert METHODS["supervised"].init(jax.random.key(0), (4,), tokens=3) == {}
+    assert METHODS["cifp"].init(jax.random.key(0), (4,)) == {}
