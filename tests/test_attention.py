@@ -21,6 +21,11 @@ def maps(seed: int, batch: int, size: int = 8, channels: int = 4) -> tuple[jax.A
     )
 
 
+@functools.partial(
+    jax.jit,
+    static_argnames=("settings", "shards"),
+    compiler_options={"xla_backend_optimization_level": 0},  # compiling takes most of the time
+)
 def run(
     settings, unlabeled, labeled, *, ambiguity=None, probs=None, label=None, weights=None, shards=1
 ):

@@ -61,7 +61,9 @@ def make_batch(labeled: int = 4, unlabeled: int = 4) -> dict:
     }
 
 
-DEFAULTS = {"stages": (2, 3), "tokens": 8, "ramp_steps": 100}
+DEFAULTS = {"stages": (2,), "tokens": 8, "ramp_steps": 100}
+# Compiling is most of the time of these tests.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def evaluate(params, teacher, batch, axis_name=None, shards=1, extra=None, **settings):
@@ -87,7 +89,7 @@ def run(**settings):
     def value(params, teacher, extra):
         return evaluate(params, teacher, make_batch(), extra=extra, **settings)
 
-    step = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True))
+    step = compiled(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True))
     (total, (stats, metrics)), grads = step(make_params(0), make_params(2), extra)
     return total, stats, {k: float(a / jnp.maximum(b, 1)) for k, (a, b) in metrics.items()}, grads
 
@@ -120,7 +122,7 @@ def test_without_consistency_it_is_supervised_training():
             shards=1,
         )[0]
 
-    want, want_grads = jax.value_and_grad(value)(make_params(0))
+    want, want_grads = compiled(jax.value_and_grad(value))(make_params(0))
     np.testing.assert_allclose(total, want, rtol=1e-5)
     for name, grad in want_grads.items():
         np.testing.assert_allclose(grads[0][name], grad, rtol=1e-4, atol=1e-6)
@@ -154,18 +156,23 @@ def test_without_a_perturbation_the_strong_view_stands_for_both():
 
 
 def test_a_surer_teacher_gives_a_higher_reliability():
-    sharp = jax.tree.map(lambda x: x, make_params(2)) | {"out": 20 * make_params(2)["out"]}
-    _, (_, metrics) = jax.jit(functools.partial(evaluate, perturbation="none"))(
-        make_params(0), sharp, make_batch()
-    )
-    assert float(metrics["reliability"][0] / metrics["reliability"][1]) > 0.8
-    assert run(perturbation="none")[2]["reliability"] < 0.6
+    def reliability(scale: float) -> float:
+        teacher = make_params(2)
+        teacher["out"] = scale * teacher["out"]
+        _, (_, metrics) = step(make_params(0), teacher, make_batch())
+        total, count = metrics["reliability"]
+        return float(total / count)
+
+    step = compiled(functools.partial(evaluate, perturbation="none"))
+    # A teacher that says nothing has the entropy of its maximum: R = 1 / e.
+    assert reliability(0.0) == pytest.approx(math.exp(-1), rel=1e-4)
+    assert reliability(0.0) < reliability(1.0) < reliability(20.0)
 
 
 def test_projections_are_trained():
     _, _, metrics, grads = run(perturbation="learned", heads=2)
     assert metrics["exchange"] > 0
-    assert sorted(grads[2]) == ["stage2", "stage3"]
+    assert sorted(grads[2]) == ["stage2"]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads[2]))
     # By the exchange between labelled images alone, too.
     grads = run(perturbation="learned", heads=2, lambda_max=0.0)[3]
@@ -196,7 +203,10 @@ def test_every_switch_trains_and_changes_the_loss(settings):
     "settings",
     [
         {"strong_views": 2, "strong_member": True},
-        {"perturbation": "learned", "heads": 2, "key_source": "unlabeled", "fusion": "random"},
+        pytest.param(
+            {"perturbation": "learned", "heads": 2, "key_source": "unlabeled", "fusion": "random"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_four_devices_give_the_gradient_of_one(settings):
@@ -209,7 +219,7 @@ def test_four_devices_give_the_gradient_of_one(settings):
         return evaluate(params, make_params(2), batch, extra=extra, **layout, **settings)
 
     step = functools.partial(jax.value_and_grad, has_aux=True)
-    (want, (_, want_metrics)), want_grads = jax.jit(step(value))(arguments, batch)
+    (want, (_, want_metrics)), want_grads = compiled(step(value))(arguments, batch)
     (got, (_, metrics)), grads = jax.pmap(
         step(functools.partial(value, axis_name=parallel.AXIS)),
         axis_name=parallel.AXIS,
@@ -230,11 +240,9 @@ def test_blocks_of_a_mesh_exchange_no_features(key_source):
     mesh = parallel.make_mesh()
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    step = jax.grad(
-        lambda p, b: evaluate(p, p, b, shards=4, key_source=key_source, stages=(1, 2))[0]
-    )
-    compiled = jax.jit(step, in_shardings=(whole, sharding), out_shardings=whole)
-    text = compiled.lower(make_params(), make_batch(8, 16)).compile().as_text()
+    step = jax.grad(lambda p, b: evaluate(p, p, b, shards=4, key_source=key_source)[0])
+    meshed = compiled(step, in_shardings=(whole, sharding), out_shardings=whole)
+    text = meshed.lower(make_params(), make_batch(8, 16)).compile().as_text()
     assert " all-reduce(" in text
     for collective in ("all-gather", "all-to-all", "collective-permute"):
         assert f" {collective}(" not in text, collective

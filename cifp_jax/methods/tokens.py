@@ -71,7 +71,8 @@ def draw_positions(
     if sampling == "class_balanced":
         totals = jnp.maximum(jnp.sum(classes, axis=0), 1e-6)
         scores = scores + jnp.log(jnp.maximum(jnp.sum(classes / totals, axis=1), 1e-12))
-    return jax.lax.top_k(scores, tokens)[1]
+    # Not `top_k`: over a mesh it gathers the scores of all devices, a sort does not.
+    return jnp.argsort(scores, descending=True)[:tokens]
 
 
 def take(groups: Float[Array, "g m d"], positions: Int[Array, "b t"]) -> Float[Array, "b t d"]:

@@ -30,15 +30,13 @@ BOX_ASPECT = (0.3, 3.3)
 
 def jitter(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
     """Brightness and contrast, a factor of 0.5 to 1.5 each, both or neither (probability 0.8)."""
-    apply_key, brightness_key, contrast_key = jax.random.split(key, 3)
-    apply = jax.random.bernoulli(apply_key, JITTER_PROBABILITY)
+    apply, brightness, contrast = jax.random.uniform(key, (3,))
     low, high = JITTER
-    brightness = jax.random.uniform(brightness_key, minval=low, maxval=high)
-    contrast = jax.random.uniform(contrast_key, minval=low, maxval=high)
+    brightness, contrast = low + (high - low) * brightness, low + (high - low) * contrast
     dark, mean = jnp.min(image), jnp.mean(image)
     mean = dark + brightness * (mean - dark)
     changed = mean + contrast * (dark + brightness * (image - dark) - mean)
-    return jnp.where(apply, changed, image)
+    return jnp.where(apply < JITTER_PROBABILITY, changed, image)
 
 
 def gamma(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
@@ -51,10 +49,9 @@ def gamma(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array
 
 def blur(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
     """Gaussian blur along every spatial axis, sigma 0.1 to 2 pixels (probability 0.5)."""
-    apply_key, sigma_key = jax.random.split(key)
-    sigma = jax.random.uniform(sigma_key, minval=SIGMA[0], maxval=SIGMA[1])
-    apply = jax.random.bernoulli(apply_key, BLUR_PROBABILITY)
-    return jnp.where(apply, gaussian_filter(image, sigma), image)
+    apply, sigma = jax.random.uniform(key, (2,))
+    sigma = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma
+    return jnp.where(apply < BLUR_PROBABILITY, gaussian_filter(image, sigma), image)
 
 
 def gaussian_filter(
@@ -101,12 +98,13 @@ def box_mask(
     be longer than the image, all ratios are drawn towards 1 until the box fits, which keeps the
     share. Sides are rounded to voxels.
     """
-    apply_key, share_key, aspect_key, start_key = jax.random.split(key, 4)
-    share = jax.random.uniform(share_key, minval=BOX_SHARE[0], maxval=BOX_SHARE[1])
     rank = len(spatial)
-    ratios = jax.random.uniform(
-        aspect_key, (rank - 1,), minval=math.log(BOX_ASPECT[0]), maxval=math.log(BOX_ASPECT[1])
-    )
+    # One draw of all numbers: each call of jax.random costs a good part of a second to compile.
+    drawn = jax.random.uniform(key, (2 * rank + 1,))
+    apply, share, aspect, place = drawn[0], drawn[1], drawn[2 : rank + 1], drawn[rank + 1 :]
+    share = BOX_SHARE[0] + (BOX_SHARE[1] - BOX_SHARE[0]) * share
+    low, high = (math.log(a) for a in BOX_ASPECT)
+    ratios = low + (high - low) * aspect
     # Logarithms of the sides around the side of a cube of that share: they add up to zero.
     excess = jnp.append(ratios, 0.0)
     excess = excess - jnp.mean(excess)
@@ -115,8 +113,8 @@ def box_mask(
     size = jnp.array(spatial)
     side = jnp.round(size * jnp.exp(excess - room)).astype(jnp.int32)
     side = jnp.clip(side, 1, size)
-    start = jnp.floor(jax.random.uniform(start_key, (rank,)) * (size - side + 1)).astype(jnp.int32)
-    mask = jax.random.bernoulli(apply_key, probability)
+    start = jnp.floor(place * (size - side + 1)).astype(jnp.int32)
+    mask = apply < probability
     for axis, length in enumerate(spatial):
         position = jnp.arange(length).reshape([-1 if a == axis else 1 for a in range(rank)])
         mask = mask & (position >= start[axis]) & (position < start[axis] + side[axis])

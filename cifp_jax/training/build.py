@@ -104,6 +104,7 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
 
 
 def make_model(config: Config) -> nn.Module:
+    """The network of `config.model`."""
     return NETWORKS[config.model.name](
         classes=config.model.classes, filters=tuple(config.model.filters)
     )
@@ -116,6 +117,7 @@ def make_parts(config: Config) -> tuple[nn.Module, Method, optax.GradientTransfo
 
 
 def make_state(config: Config) -> TrainState:
+    """The state before the first step, which follows from the seed."""
     model, method, optimizer = make_parts(config)
     return create_train_state(
         model,
@@ -123,20 +125,41 @@ def make_state(config: Config) -> TrainState:
         optimizer,
         seed=config.seed,
         input_shape=(1, *config.data.patch_size, 1),
-        settings=method_settings(method, config.method),
+        settings=method_settings(method, config.method.to_dict()),
     )
 
 
-def make_compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+def make_step(config: Config) -> Callable[..., Any]:
+    """The pure step, for `parallel.compile_step`."""
     model, method, optimizer = make_parts(config)
-    step = make_train_step(
+    return make_train_step(
         model,
         method,
         optimizer,
         ema_decay=config.ema.decay,
-        settings=method_settings(method, config.method),
+        settings=method_settings(method, config.method.to_dict()),
     )
-    return parallel.compile_step(step, config.parallel, mesh)
+
+
+def check_step(config: Config, state: TrainState) -> None:
+    """Traces one step without computing it, so that a setting that cannot work is named at once.
+
+    Raises:
+      ValueError: of the network (patch size) or the method (an unknown option).
+    """
+    data = config.data
+
+    def array(size: int, dtype: type, *rest: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *rest), dtype)
+
+    def stream(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        image = array(size, np.float32, *data.patch_size, 1)
+        return {"image": image, "index": array(size, np.int32)}
+
+    labeled = stream(data.batch_labeled)
+    labeled["label"] = array(data.batch_labeled, np.int32, *data.patch_size)
+    batch = {"labeled": labeled, "unlabeled": stream(data.batch_unlabeled)}
+    jax.eval_shape(make_step(config), state, batch)
 
 
 def make_predictor(config: Config) -> Callable[[TrainState], Predict]:

@@ -77,6 +77,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     # What a resumed run starts from, in this order: 1. the last checkpoint of the workdir (state
     # and place in the data), 2. a new state from the seed.
     state, iterator = build.make_state(config), build.make_iterator(config, split)
+    build.check_step(config, state)
     mesh = parallel.make_mesh()
     workdir.mkdir(parents=True, exist_ok=True)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -105,7 +106,7 @@ def _run(
 ) -> bool:
     """Steps to the end, or to a signal; says whether the end was reached."""
     training, first = config.training, int(state.step)
-    train_step = build.make_compiled_step(config, mesh)
+    train_step = parallel.compile_step(build.make_step(config), config.parallel, mesh)
     predictor = build.make_predictor(config) if split.validation else None
     state = parallel.replicate(state, config.parallel, mesh)
     images = (config.data.batch_labeled + config.data.batch_unlabeled) * training.log_every

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
+from cifp_jax import parallel
 from cifp_jax.methods import Method
 
 
@@ -51,10 +52,9 @@ def create_train_state(
     init_rng, method_rng, rng = jax.random.split(jax.random.key(seed), 3)
     example = jax.ShapeDtypeStruct((1, *input_shape[1:]), jnp.float32)
 
-    def init(key: Key[Array, ""]) -> dict[str, Any]:
-        return dict(model.init(key, jnp.zeros(example.shape, example.dtype), train=False))
-
-    variables = jax.jit(init)(init_rng)
+    # Only the parameters are computed, one at a time: the forward pass is needed for its shapes.
+    with parallel.random_numbers():
+        variables: Any = model.lazy_init(init_rng, example, train=False)
     features = jax.eval_shape(
         lambda v, x: model.apply(v, x, train=False, method="encode"), variables, example
     )

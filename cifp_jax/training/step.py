@@ -52,6 +52,7 @@ def make_train_step(
       settings: keyword arguments of the method's loss.
     """
 
+    @parallel.random_numbers()
     def train_step(
         state: TrainState, batch: dict[str, Any], *, axis_name: str | None = None, shards: int = 1
     ) -> tuple[TrainState, Metrics]:

@@ -3,12 +3,14 @@
     pip install torch numpy
     python tests/golden/make_models.py
 
-Keys are `<network><rank>d/...`: `x` and, in PyTorch's layout, `weight/<name>` (parameters and
-running statistics) and, for `eval` and `train`, `<mode>/logits` (every third voxel along each
-axis), `<mode>/gradient/<name>` and, after the training pass, `train/moved/<name>`. Modules carry
-the names of their Flax counterparts.
+Per case `<network><rank>d`: the input `x`; the `names` of all parameters and the `moving` ones of
+all running statistics; `weights` and `statistics`, their values one after the other in PyTorch's
+layout; for both modes `<mode>/logits`, every third voxel along each axis, and `<mode>/gradient`,
+in the order of `names`; and `moved`, the statistics after the training pass. Modules carry the
+names of their Flax counterparts.
 """
 
+# pyright: reportMissingImports=false
 import pathlib
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch.nn import functional
 FILTERS = (2, 3, 4, 5, 6)
 CLASSES = 3
 # The bottleneck of the 3D case is one voxel deep along Y.
-SIZES = {2: (32, 48), 3: (32, 16, 48)}
+SIZES = {2: (32, 48), 3: (32, 16, 32)}
 BATCH = 2
 
 
@@ -133,38 +135,50 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
                     tensor.uniform_(low, high, generator=generator)
 
 
-def statistics(model: nn.Module) -> dict[str, np.ndarray]:
-    return {k: v.numpy().copy() for k, v in model.named_buffers() if "running" in k}
+def flat(tensors: dict[str, torch.Tensor]) -> np.ndarray:
+    """All values, one tensor after the other."""
+    return torch.cat([t.detach().flatten() for t in tensors.values()]).numpy().astype(np.float32)
 
 
 def run(model: nn.Module, x: np.ndarray, rank: int) -> dict[str, np.ndarray]:
-    """Logits and gradients of `mean(logits * cos(i))`, i counting voxels, then classes."""
+    """Logits, channels last, and gradients of `sum(logits * cos(i))`, `i` counting the logits."""
     logits = model(torch.from_numpy(np.moveaxis(x, -1, 1).astype(np.float64))).movedim(1, -1)
     weights = torch.cos(torch.arange(logits.numel(), dtype=torch.float64)).reshape(logits.shape)
     model.zero_grad()
     torch.sum(logits * weights).backward()
     grid = (slice(None), *(slice(None, None, 3),) * rank)
-    values = {f"gradient/{k}": p.grad.numpy() for k, p in model.named_parameters()}
-    return {"logits": logits.detach().numpy()[grid], **values}
+    gradients = {k: p.grad for k, p in model.named_parameters()}
+    return {"logits": logits.detach().numpy()[grid].astype(np.float32), "gradient": flat(gradients)}
+
+
+def case(network: type[nn.Module], rank: int) -> dict[str, np.ndarray]:
+    torch.manual_seed(rank)
+    model = network(rank)
+    randomise(model, torch.Generator().manual_seed(rank))
+    # Weights fit float32, sums are taken in float64.
+    model.double()
+    x = np.random.default_rng(rank).normal(size=(BATCH, *SIZES[rank], 1)).astype(np.float16)
+    parameters = dict(model.named_parameters())
+    statistics = {k: v for k, v in model.named_buffers() if "running" in k}
+    values = {
+        "x": x,
+        "names": np.array(list(parameters)),
+        "moving": np.array(list(statistics)),
+        "weights": flat(parameters),
+        "statistics": flat(statistics),
+    }
+    # The first mode reads the running statistics, the second moves them.
+    for mode in ("eval", "train"):
+        model.train(mode == "train")
+        values |= {f"{mode}/{k}": v for k, v in run(model, x, rank).items()}
+    return {**values, "moved": flat(statistics)}
 
 
 def main() -> None:
     values = {}
-    for rank, size in SIZES.items():
+    for rank in SIZES:
         for name, network in (("vnet", VNet), ("unet", UNet)):
-            torch.manual_seed(rank)
-            model = network(rank).double()
-            randomise(model, torch.Generator().manual_seed(rank))
-            x = np.random.default_rng(rank).normal(size=(BATCH, *size, 1)).astype(np.float16)
-            parameters = {k: p.detach().numpy().copy() for k, p in model.named_parameters()}
-            case = {f"weight/{k}": v for k, v in {**parameters, **statistics(model)}.items()}
-            # The running statistics are read in one mode and moved in the other, in this order.
-            for mode in ("eval", "train"):
-                model.train(mode == "train")
-                case |= {f"{mode}/{k}": v for k, v in run(model, x, rank).items()}
-            case |= {f"train/moved/{k}": v for k, v in statistics(model).items()}
-            values |= {f"{name}{rank}d/{k}": v.astype(np.float32) for k, v in case.items()}
-            values[f"{name}{rank}d/x"] = x
+            values |= {f"{name}{rank}d/{k}": v for k, v in case(network, rank).items()}
     np.savez_compressed(pathlib.Path(__file__).parent / "models.npz", **values)
 
 

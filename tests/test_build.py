@@ -1,0 +1,74 @@
+"""Settings that cannot work are named before anything is computed or written."""
+
+import pytest
+
+from cifp_jax.config import default_config
+from cifp_jax.data.phantom import write_phantoms
+from cifp_jax.training import build, loop
+
+
+def small(root, **data):
+    config = default_config()
+    config.parallel = "none"
+    config.model.filters = (2, 2, 4, 4, 4)
+    config.data.name = "acdc"
+    config.data.root = str(root)
+    config.data.patch_size = (32, 32)
+    config.data.labeled = config.data.batch_labeled = config.data.batch_unlabeled = 2
+    config.data.update(data)
+    return config
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms") / "ACDC"
+    write_phantoms(folder, 2, train=3, validation=1, shape=(40, 40))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "answer"),
+    [
+        ("model.name", "wnet", "config.model.name is 'wnet'; known: unet, vnet"),
+        ("data.name", "mri", "known: la, acdc"),
+        ("method.name", "cipf", "known: cifp, supervised"),
+        ("parallel", "tpu", "known: jit, pmap, none"),
+        ("evaluation.weights", "mean", "known: ema, student"),
+        ("evaluation.report", "first", "known: last, best"),
+        ("evaluation.empty", "nan", "known: diagonal, literature"),
+        ("data.batch_labeled", 3, "config.data.batch_labeled=3 cannot be cut into pairs"),
+        ("data.patch_size", (32,), "must be 2 positive numbers"),
+        ("data.downsample", 2, "1 for slices"),
+        ("training.steps", 0, "config.training.steps must be at least 1"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(key, value, answer, root):
+    config = small(root)
+    build.check_config(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match="config") as error:
+        build.check_config(config)
+    assert answer in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "answer"),
+    [
+        ("data.labeled", 99, "cannot give 99 labelled"),
+        ("data.patch_size", (30, 32), r"\(32, 32\)"),
+        ("method.perturbation", "nope", "known: cross_image"),
+        ("method.gate", "nope", "known: top_half"),
+        ("method.stages", (6,), "1 to 5"),
+    ],
+)
+def test_training_stops_before_it_writes(key, value, answer, root, tmp_path):
+    config = small(root)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=answer):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluating_what_was_not_trained_says_so(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match="train it first"):
+        loop.evaluate(small(root), tmp_path / "run")

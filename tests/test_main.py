@@ -1,0 +1,142 @@
+"""The command itself: trains, stops, resumes, evaluates, and answers wrong input."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cifp_jax.data.phantom import write_phantoms
+from cifp_jax.main import default_workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = (
+    "--config.model.filters=(2,2,4,4,4)",
+    "--config.data.patch_size=(32,32)",
+    "--config.data.batch_labeled=2",
+    "--config.data.batch_unlabeled=2",
+    "--config.data.labeled=2",
+    "--config.training.log_every=1",
+    "--config.training.evaluate_every=6",
+    "--config.training.checkpoint_every=100",
+    "--config.evaluation.overlays=1",
+    "--config.parallel=none",
+)
+
+
+def command(workdir: pathlib.Path, root: pathlib.Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "cifp_jax.main", "--config=configs/acdc.py"),
+        *(f"--workdir={workdir}", f"--config.data.root={root}", *SMALL, *more),
+    ]
+
+
+def environment(root: pathlib.Path) -> dict[str, str]:
+    """One device, and compiled code kept from start to start."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(root.parent / "xla")}
+    return os.environ | cache | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+
+
+def call(workdir: pathlib.Path, root: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(workdir, root, *more),
+        cwd=ROOT,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("phantoms") / "ACDC"
+    write_phantoms(root, 2, train=4, validation=2, shape=(40, 40))
+    return root
+
+
+def final_state(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, read without the package."""
+    import orbax.checkpoint as ocp
+    from jax.tree_util import keystr, tree_flatten_with_path
+
+    path = workdir / "checkpoints" / str(step) / "state"
+    tree = ocp.StandardCheckpointer().restore(path.absolute())
+    return {
+        keystr(name): np.asarray(value)
+        for name, value in tree_flatten_with_path(tree)[0]
+        if "rng" not in keystr(name)
+    }
+
+
+def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(data, tmp_path):
+    steps = "--config.training.steps=12"
+    whole = call(tmp_path / "whole", data, steps)
+    assert whole.returncode == 0, whole.stderr
+
+    half = subprocess.Popen(
+        command(tmp_path / "half", data, steps),
+        cwd=ROOT,
+        env=environment(data),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert half.stdout is not None
+    for line in half.stdout:
+        if line.startswith("step  4/12"):
+            half.send_signal(signal.SIGINT)
+        if "resumed" in line:
+            pytest.fail("the first start found a checkpoint")
+    assert half.wait(timeout=60) == 0
+    assert not (tmp_path / "half" / "evaluation").exists()
+
+    resumed = call(tmp_path / "half", data, steps)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed" in resumed.stdout
+
+    states = [final_state(tmp_path / name, 12) for name in ("whole", "half")]
+    assert states[0].keys() == states[1].keys()
+    assert len(states[0]) > 100
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name], err_msg=name)
+    # Each step stands once in the log of the run that was stopped.
+    rows = (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()
+    logged = [row["step"] for row in map(json.loads, rows) if "loss" in row]
+    assert logged == list(range(1, 13))
+
+    # What a finished run leaves, and what evaluating it again gives.
+    folder = tmp_path / "whole" / "evaluation" / "best" / "validation"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["facts"]["reported"]
+    assert summary["facts"]["cases"] == 4
+    assert len((folder / "cases.csv").read_text().splitlines()) == 1 + 4 * 3
+    assert len(list(folder.glob("*.png"))) == 1
+    assert list((tmp_path / "whole" / "tensorboard").glob("events.*"))
+    (folder / "summary.json").unlink()
+    again = call(tmp_path / "whole", data, steps, "--mode=evaluate")
+    assert again.returncode == 0, again.stderr
+    assert "Dice" in again.stdout
+    assert json.loads((folder / "summary.json").read_text())["overall"] == summary["overall"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [
+        ("--config.data.root=nowhere", "nowhere: this folder of data is missing"),
+        ("--config.method.tua=0.1", "tau"),
+    ],
+)
+def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data, tmp_path):
+    result = call(tmp_path / "run", data, flag)
+    assert result.returncode != 0
+    assert answer in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_default_folder_says_what_was_run():
+    assert str(default_workdir("configs/la.py:laptop", "cifp")) == "runs/la_laptop_cifp"
+    assert str(default_workdir("configs/acdc.py", "supervised")) == "runs/acdc_supervised"

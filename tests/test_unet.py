@@ -1,0 +1,81 @@
+"""The U-Net: its size, its parts, and PyTorch's numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.compare_models import CLASSES, FILTERS, check_against_torch
+
+from cifp_jax.models.unet import UNet
+
+
+def test_it_has_1813764_parameters():
+    x = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
+    init = lambda x: UNet().init(jax.random.key(0), x, train=False)  # noqa: E731
+    params = jax.eval_shape(init, x)["params"]
+    assert sum(p.size for p in jax.tree.leaves(params)) == 1_813_764
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [2, 3])
+def test_it_equals_pytorch(rank):
+    check_against_torch(UNet(classes=CLASSES, filters=FILTERS), f"unet{rank}d")
+
+
+def test_features_are_halved_from_map_to_map():
+    x = jax.ShapeDtypeStruct((2, 32, 48, 1), jnp.float32)
+    init = lambda x: UNet().init_with_output(  # noqa: E731
+        jax.random.key(0), x, train=True, method="encode"
+    )
+    features, _ = jax.eval_shape(init, x)
+    assert [f.shape for f in features] == [
+        (2, 32, 48, 16),
+        (2, 16, 24, 32),
+        (2, 8, 12, 64),
+        (2, 4, 6, 128),
+        (2, 2, 3, 256),
+    ]
+
+
+def test_a_size_that_16_does_not_divide_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"\(250, 7\).*\(256, 16\)"):
+        UNet().init(jax.random.key(0), jnp.zeros((1, 250, 7, 1)), train=False)
+
+
+def test_the_encoder_drops_values_and_the_decoder_none():
+    x = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
+    model = UNet(filters=(2, 2, 3, 3, 4))
+
+    @jax.jit
+    def run(x, keys):
+        variables = model.init(jax.random.key(0), x, train=False)
+        apply = functools.partial(model.apply, variables, train=False)
+        plain = apply(x, method="encode")
+        logits = [apply(plain, keys=k, method="decode") for k in (None, keys)]
+        return plain, apply(x, keys=keys, method="encode"), logits
+
+    plain, dropped, (without, with_keys) = run(x, jax.random.split(jax.random.key(2), 2))
+    for a, b in zip(plain, dropped, strict=True):
+        assert not np.allclose(a, b)
+    np.testing.assert_array_equal(with_keys, without)
+
+
+def test_the_dropout_rates_belong_to_the_five_blocks_in_order():
+    x = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
+
+    @jax.jit
+    def first_that_differs(x, keys):
+        first = []
+        for stage in range(5):
+            rates = tuple(0.5 if i == stage else 0.0 for i in range(5))
+            model = UNet(filters=(4,) * 5, dropout=rates)
+            variables = model.init(jax.random.key(0), x, train=False)
+            apply = functools.partial(model.apply, variables, x, train=False, method="encode")
+            maps = zip(apply(keys=keys), apply(), strict=True)
+            first.append(jnp.argmax(jnp.stack([jnp.any(a != b) for a, b in maps])))
+        return jnp.stack(first)
+
+    keys = jax.random.split(jax.random.key(2), 1)
+    np.testing.assert_array_equal(first_that_differs(x, keys), [0, 1, 2, 3, 4])
