@@ -21,12 +21,11 @@ def maps(seed: int, batch: int, size: int = 8, channels: int = 4) -> tuple[jax.A
     )
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("settings", "shards"),
-    compiler_options={"xla_backend_optimization_level": 0},  # compiling takes most of the time
-)
-def run(
+# Compiling is most of the time of these tests.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def run_plain(
     settings, unlabeled, labeled, *, ambiguity=None, probs=None, label=None, weights=None, shards=1
 ):
     """Plans and perturbs, with two classes."""
@@ -49,6 +48,9 @@ def run(
     return perturb(
         settings, plan, unlabeled, labeled, keys=keys, weights=weights or {}, shards=shards
     )
+
+
+run = compiled(run_plain, static_argnames=("settings", "shards"))
 
 
 def constant(values: list[float], size: int = 8) -> tuple[jax.Array, ...]:
@@ -173,13 +175,12 @@ def test_no_gradient_into_the_labelled_features_unless_asked(perturbation):
     weights = attention.init_projections(jax.random.key(0), (4, 4, 4), settings)
 
     def value(u, lab, chosen):
-        return sum(jnp.sum(z**2) for z in run(chosen, u, lab, weights=weights))
+        return sum(jnp.sum(z**2) for z in run_plain(chosen, u, lab, weights=weights))
 
     for stop in (True, False):
         chosen = settings._replace(stop_source=stop)
-        own, other = jax.grad(functools.partial(value, chosen=chosen), argnums=(0, 1))(
-            unlabeled, labeled
-        )
+        gradient = jax.grad(functools.partial(value, chosen=chosen), argnums=(0, 1))
+        own, other = compiled(gradient)(unlabeled, labeled)
         assert float(jnp.abs(own[0]).max()) > 0
         assert (float(jnp.abs(other[0]).max()) > 0) != stop
 

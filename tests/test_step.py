@@ -3,11 +3,14 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cifp_jax import parallel
+from cifp_jax.models import layers
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
 from cifp_jax.training.optimizer import make_optimizer
@@ -16,7 +19,36 @@ from cifp_jax.training.step import find_method, make_train_step, method_settings
 
 FILTERS = (2, 2, 4, 4, 4)
 STEPS = 4
+LEARNING_RATE = 0.01  # of both protocols
+
+
+class TwoStages(nn.Module):
+    """Two resolutions, with batch norm and dropout: quick to compile."""
+
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        self.convs = [layers.Conv(4), layers.Conv(8), layers.Conv(2)]
+        self.norms = [layers.batch_norm(self.axis_name) for _ in range(2)]
+
+    def encode(self, x, *, train, keys=None):
+        features = []
+        for conv, norm in zip(self.convs, self.norms, strict=False):
+            x = layers.max_pool(x) if features else x
+            x = nn.relu(norm(conv(x), use_running_average=not train))
+            features.append(layers.dropout(x, 0.3, keys, len(features), channels=True))
+        return tuple(features)
+
+    def decode(self, features, *, train, keys=None):
+        fine, coarse = features
+        return self.convs[2](jnp.concatenate([fine, layers.upsample(coarse)], axis=-1))
+
+    def __call__(self, x, *, train, keys=None):
+        return self.decode(self.encode(x, train=train, keys=keys), train=train, keys=keys)
+
+
 CASES = {
+    "two_stages": (TwoStages(), (8, 8), 2),
     "unet": (UNet(classes=3, filters=FILTERS), (16, 16), 3),
     "vnet": (VNet(classes=2, filters=FILTERS), (16, 16, 16), 2),
 }
@@ -38,7 +70,7 @@ def make_batch(step: int, shape: tuple[int, ...], classes: int, size: int = 8) -
 def make_all(network: str, name: str, **settings):
     model, shape, classes = CASES[network]
     method = find_method(name)
-    optimizer = make_optimizer(0.05, 0.9, 1e-4, 0.9, STEPS)
+    optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
     chosen = method_settings(method, {"ramp_steps": 2, "tokens": 8, **settings})
     step = make_train_step(model, method, optimizer, ema_decay=0.9, settings=chosen)
 
@@ -61,10 +93,12 @@ def run(mode: str, step, state, batch):
     ), parallel.to_host(metrics)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("network", CASES)
+@pytest.mark.parametrize(
+    "network", ["two_stages", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "vnet"))]
+)
 def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
-    step, new_state, batch = make_all(network, "cifp")
+    stages = (1, 2) if network == "two_stages" else (3, 4, 5)
+    step, new_state, batch = make_all(network, "cifp", stages=stages)
     expected, expected_metrics = run("none", step, new_state(), batch)
     for mode in ("jit", "pmap"):
         got, metrics = run(mode, step, new_state(), batch)
@@ -78,7 +112,7 @@ def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
 
 
 def test_the_mesh_gathers_no_batch():
-    step, new_state, batch = make_all("unet", "cifp")
+    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2))
     mesh = parallel.make_mesh()
     compiled = parallel.compile_step(step, "jit", mesh)
     state = parallel.replicate(new_state(), "jit", mesh)
@@ -89,7 +123,7 @@ def test_the_mesh_gathers_no_batch():
 
 
 def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
-    model, shape, classes = CASES["unet"]
+    model, shape, classes = CASES["two_stages"]
     method, optimizer = find_method("supervised"), make_optimizer(0.05, 0.0, 0.0, 0.9, 10)
     state = create_train_state(
         model, method, optimizer, seed=0, input_shape=(1, *shape, 1), settings={}

@@ -7,7 +7,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import Method
@@ -15,19 +14,21 @@ from cifp_jax.methods import Method
 
 @flax.struct.dataclass
 class TrainState:
-    """Arrays of a training run.
+    """Arrays of a training run: `step` int32 (), `rng` a PRNG key (), the others trees of float32.
+
+    The fields are not checked at run time, as JAX also puts shapes and shardings in their place.
 
     `params` and `ema_params` hold two trees: `network`, and `method` for what a method trains
     beside it (usually empty). `rng` is a root key that never advances: a step folds its number in.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     ema_params: dict[str, Any]
     ema_batch_stats: dict[str, Any]
     opt_state: Any
-    rng: Key[Array, ""]
+    rng: Any
 
 
 def create_train_state(

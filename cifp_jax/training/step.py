@@ -101,6 +101,6 @@ def make_train_step(
             opt_state=opt_state,
             rng=state.rng,
         )
-        return new_state, metrics | {"gradient_norm": (optax.global_norm(grads), jnp.ones(()))}
+        return new_state, metrics | {"gradient_norm": (optax.tree.norm(grads), jnp.ones(()))}
 
     return train_step
