@@ -73,28 +73,28 @@ def final_state(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     }
 
 
-def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(data, tmp_path):
-    steps = "--config.training.steps=12"
-    whole = call(tmp_path / "whole", data, steps)
+@pytest.mark.parametrize("method", ["supervised", pytest.param("cifp", marks=pytest.mark.slow)])
+def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_path):
+    flags = ("--config.training.steps=12", f"--config.method.name={method}")
+    whole = call(tmp_path / "whole", data, *flags)
     assert whole.returncode == 0, whole.stderr
 
-    half = subprocess.Popen(
-        command(tmp_path / "half", data, steps),
+    with subprocess.Popen(
+        command(tmp_path / "half", data, *flags),
         cwd=ROOT,
         env=environment(data),
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert half.stdout is not None
-    for line in half.stdout:
-        if line.startswith("step  4/12"):
-            half.send_signal(signal.SIGINT)
-        if "resumed" in line:
-            pytest.fail("the first start found a checkpoint")
-    assert half.wait(timeout=60) == 0
+    ) as half:
+        assert half.stdout is not None
+        for line in half.stdout:
+            assert "resumed" not in line
+            if line.startswith("step  4/12"):
+                half.send_signal(signal.SIGINT)
+    assert half.returncode == 0
     assert not (tmp_path / "half" / "evaluation").exists()
 
-    resumed = call(tmp_path / "half", data, steps)
+    resumed = call(tmp_path / "half", data, *flags)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed" in resumed.stdout
 
@@ -117,7 +117,7 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(data, tmp_path):
     assert len(list(folder.glob("*.png"))) == 1
     assert list((tmp_path / "whole" / "tensorboard").glob("events.*"))
     (folder / "summary.json").unlink()
-    again = call(tmp_path / "whole", data, steps, "--mode=evaluate")
+    again = call(tmp_path / "whole", data, *flags, "--mode=evaluate")
     assert again.returncode == 0, again.stderr
     assert "Dice" in again.stdout
     assert json.loads((folder / "summary.json").read_text())["overall"] == summary["overall"]

@@ -86,3 +86,11 @@ def test_take_serves_successive_examples_from_their_group():
     groups = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])
     positions = jnp.array([[0], [1], [1], [0]])
     np.testing.assert_array_equal(tokens.take(groups, positions).ravel(), [1, 2, 4, 3])
+
+
+def test_noise_has_the_scale_of_each_channel():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(256, 4)), jnp.float32)
+    z = z * jnp.array([1.0, 2.0, 4.0, 8.0]) + jnp.array([5.0, 0.0, 0.0, 0.0])
+    noise = tokens.noise_tokens(KEY, z, 4000)
+    np.testing.assert_allclose(noise.std(axis=0), [1, 2, 4, 8], rtol=0.12)
+    np.testing.assert_allclose(noise.mean(axis=0)[0], 5, atol=0.2)

@@ -236,12 +236,6 @@ def make_plan(
     return plans
 
 
-def _noise_tokens(key: Key[Array, ""], z: Float[Array, "n c"], tokens: int) -> Float[Array, "t c"]:
-    """Gaussian tokens with the mean and the standard deviation of each channel of `z`."""
-    drawn = jax.random.normal(key, (tokens, z.shape[-1]), z.dtype)
-    return jnp.mean(z, axis=0) + jnp.std(z, axis=0) * drawn
-
-
 def _drop_channels(
     key: Key[Array, ""], z: Float[Array, "*spatial c"]
 ) -> Float[Array, "*spatial c"]:
@@ -282,7 +276,7 @@ def perturb(
         gate, positions, bias = plan[stage]
         query = tk.flatten(z)
         if positions is None:
-            noise = functools.partial(_noise_tokens, tokens=settings.tokens)
+            noise = functools.partial(tk.noise_tokens, tokens=settings.tokens)
             source = jax.vmap(noise)(_stage_keys(keys, stage), query)
         else:
             other = None if labeled is None else tk.flatten(labeled[stage - 1])

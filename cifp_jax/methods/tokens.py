@@ -79,3 +79,9 @@ def take(groups: Float[Array, "g m d"], positions: Int[Array, "b t"]) -> Float[A
     """Tokens at `positions`, where each group serves `b / g` successive examples."""
     flat = positions.reshape(groups.shape[0], -1, 1)
     return jnp.take_along_axis(groups, flat, axis=1).reshape((*positions.shape, -1))
+
+
+def noise_tokens(key: Key[Array, ""], z: Float[Array, "n c"], tokens: int) -> Float[Array, "t c"]:
+    """Gaussian tokens with the mean and the standard deviation of each channel of `z`."""
+    drawn = jax.random.normal(key, (tokens, z.shape[-1]), z.dtype)
+    return jnp.mean(z, axis=0) + jnp.std(z, axis=0) * drawn
