@@ -12,17 +12,18 @@ from cifp_jax.config import Config, default_config
 def get_config(variant: str = "2d") -> Config:
     config = default_config()
     config.compare = ("supervised", "cifp")
+    config.data.root = f"runs/phantoms_{variant}"
     config.data.batch_labeled = config.data.batch_unlabeled = 4
     config.model.filters = (8, 16, 32, 64, 128)
-    config.optimizer.learning_rate = 0.03
-    config.training.log_every = 25
+    config.optimizer.learning_rate = 0.05
+    config.training.log_every = 50
     config.training.evaluate_every = 0
     if variant == "2d":
         config.data.name = "acdc"
-        config.data.labeled = 2
+        config.data.labeled = 4
         config.data.phantoms = 40
         config.data.patch_size = (64, 64)
-        config.training.steps = 400
+        config.training.steps = 500
     elif variant == "3d":
         config.data.name = "la"
         config.data.labeled = 2
@@ -36,5 +37,5 @@ def get_config(variant: str = "2d") -> Config:
         config.evaluation.stride = (16, 16, 16)
     else:
         raise ValueError(f"configs/demo.py has no variant {variant!r}; known: 2d, 3d.")
-    config.method.ramp_steps = config.training.steps // 2
+    config.method.ramp_steps = config.training.steps
     return config

@@ -174,3 +174,17 @@ def test_the_loss_weighs_voxels_by_reliability_and_spares_the_target():
     assert float(jnp.abs(grads[0][0, 0]).max()) > 0.01
     for grad in (grads[0][0, 1], grads[1], grads[2]):
         np.testing.assert_array_equal(grad, 0)
+
+
+def test_a_confident_member_that_left_the_weak_prediction_counts_less_by_deviation():
+    weak, strayed = [0.2, 0.8], [0.999, 0.001]
+    fused = fuse(members(weak, strayed), kind="deviation")
+    np.testing.assert_array_equal(fused.target[0, 0], [0, 1])
+    # With two classes T = 1 and log K = log 2; the weak prediction deviates from itself by 0.
+    raw = np.exp(
+        [
+            -entropy(weak) / math.log(2),
+            -entropy(strayed) / math.log(2) - divergence(weak, strayed),
+        ]
+    )
+    np.testing.assert_allclose(fused.weights[:, 0, 0], raw / raw.sum(), rtol=1e-4)

@@ -61,7 +61,7 @@ def loss(
     beta: float = 0.0,
     heads: int = 4,
     stop_source: bool = True,
-    fusion: str = "entropy",
+    fusion: str = "deviation",
     temperature: float = 1.0,
     gamma: float = 1.0,
     target: str = "hard",
@@ -69,7 +69,7 @@ def loss(
     strong_member: bool = False,
     strong_views: int = 1,
     cutmix: float = 0.5,
-    present_only: bool = False,
+    present_only: bool = True,
     lambda_max: float = 1.0,
     ramp_steps: int = 6000,
 ) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
@@ -107,7 +107,7 @@ def loss(
       beta: weight of the classes' agreement in the attention's logits.
       heads: of the learned attention.
       stop_source: whether gradients into the tokens (z_l) are stopped.
-      fusion: weights of the members: entropy, kl, entropy_kl, mean, random, weak_only.
+      fusion: weights of the members: entropy, kl, entropy_kl, deviation, mean, random, weak_only.
       temperature: of the fusion, in units of `1 / log2 K`.
       gamma: of the reliability; 0 makes every voxel count the same.
       target: hard or soft pseudo labels.

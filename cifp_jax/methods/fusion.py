@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from cifp_jax.methods.losses import one_hot, segmentation_loss
 from cifp_jax.methods.options import check_option
 
-FUSIONS = ("entropy", "kl", "entropy_kl", "mean", "random", "weak_only")
+FUSIONS = ("entropy", "kl", "entropy_kl", "deviation", "mean", "random", "weak_only")
 TARGETS = ("hard", "soft")
 
 
@@ -47,6 +47,15 @@ def divergence_from_mean(
     return jnp.maximum(cross - math.log(members.shape[-1]) * entropies, 0)
 
 
+def divergence_from_weak(
+    members: Float[Array, "m b *spatial k"], entropies: Float[Array, "m b *spatial"]
+) -> Float[Array, "m b *spatial"]:
+    """`KL(p_w || p_m)` in nats, 0 for the first member, the weak prediction itself."""
+    log_members = jnp.log(jnp.maximum(members, jnp.finfo(members.dtype).tiny))
+    cross = -jnp.sum(members[0] * log_members, axis=-1)
+    return jnp.maximum(cross - math.log(members.shape[-1]) * entropies[0], 0)
+
+
 def _member_weights(
     members: Float[Array, "m b *spatial k"],
     entropies: Float[Array, "m b *spatial"],
@@ -71,6 +80,7 @@ def _member_weights(
         "entropy": lambda: entropies,
         "kl": lambda: divergence_from_mean(members, entropies),
         "entropy_kl": lambda: entropies + divergence_from_mean(members, entropies),
+        "deviation": lambda: entropies + divergence_from_weak(members, entropies),
     }[kind]()
     scale = temperature / math.log2(members.shape[-1])
     return jax.nn.softmax(-uncertainty / max(scale, 1e-6), axis=0)
@@ -96,7 +106,8 @@ def fuse(
     Args:
       members: distributions, the weak prediction first.
       kind: what U_m is: entropy, `H(p_m) / log K`; kl, `KL(p_m || mean p)` in nats; entropy_kl,
-        their sum. Or weights without uncertainty: mean; random, drawn per example from a flat
+        their sum; deviation, `H(p_m) / log K + KL(p_w || p_m)`, by which a confident member that a
+        perturbation has led away from the weak prediction counts less. Or weights without uncertainty: mean; random, drawn per example from a flat
         Dirichlet distribution; weak_only, the first member alone.
       temperature: T in units of `1 / log2 K`, so that 1 compares entropies in bits. Towards 0 the
         least uncertain member is taken, towards infinity the mean.
