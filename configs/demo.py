@@ -20,7 +20,7 @@ def get_config(variant: str = "2d") -> Config:
     config.training.evaluate_every = 0
     if variant == "2d":
         config.data.name = "acdc"
-        config.data.labeled = 4
+        config.data.labeled = 3
         config.data.phantoms = 40
         config.data.patch_size = (64, 64)
         config.training.steps = 500
@@ -37,5 +37,6 @@ def get_config(variant: str = "2d") -> Config:
         config.evaluation.stride = (16, 16, 16)
     else:
         raise ValueError(f"configs/demo.py has no variant {variant!r}; known: 2d, 3d.")
-    config.method.ramp_steps = config.training.steps
+    config.method.ramp_steps = 700
+    config.method.lambda_max = 0.5
     return config

@@ -16,10 +16,9 @@ from jaxtyping import Array, Float, Key
 
 Keys = Key[Array, " b"]
 
-# Measured on a CPU: with fewer channels than this, the three planes do better as channels of one
-# convolution; and gradients of kernels are fastest over slabs of about this many planes.
-_FEW = 8
-_SLAB = 16
+# Measured on a CPU: with fewer channels than this, three planes do better as the channels of one
+# convolution; and with more than this, XLA's own gradient of a kernel beats the scan over planes.
+_FEW, _MANY = 8, 64
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -102,29 +101,48 @@ def _sum_of_planes(
 ) -> Float[Array, "b x y z d"]:
     """A 3x3x3 convolution as 2D ones of each plane and its two neighbours."""
     c, d = kernel.shape[-2:]
+    shape = (*x.shape[:-1], d)
     if c < _FEW:
         together = jnp.concatenate(_neighbours(x), axis=-1)
-        y = _plain(_flat(together), jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d))
-    else:
-        y = sum(_plain(_flat(n), k) for n, k in zip(_neighbours(x), kernel, strict=True))
-    return jnp.reshape(y, (*x.shape[:-1], d))
+        flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d)
+        return _plain(_flat(together), flat).reshape(shape)
+    # Results are shifted, not inputs: that adds up in one pass, and `x` is read where it lies.
+    before, same, after = (
+        _neighbours(_plain(_flat(x), k).reshape(shape))[i] for i, k in enumerate(kernel)
+    )
+    return before + same + after
 
 
 def _kernel_gradient_by_planes(
     x: Float[Array, "b x y z c"], g: Float[Array, "b x y z d"]
 ) -> Float[Array, "3 3 3 c d"]:
-    """The kernel's gradient, summed over slabs of planes that fit the cache."""
-    c, d = x.shape[-1], g.shape[-1]
-    neighbours, total = _neighbours(x), jnp.zeros((3, 3, 3, c, d), x.dtype)
-    for start in range(0, x.shape[1], _SLAB):
-        slab = slice(start, start + _SLAB)
-        images, g_slab = [_flat(n[:, slab]) for n in neighbours], _flat(g[:, slab])
-        if c < _FEW:
-            together = _kernel_gradient(jnp.concatenate(images, axis=-1), g_slab)
-            total += jnp.moveaxis(together.reshape(3, 3, 3, c, d), 2, 0)
-        else:
-            total += jnp.stack([_kernel_gradient(image, g_slab) for image in images])
-    return total
+    """The kernel's gradient; with few channels by a scan over planes, as matrix products."""
+    b, planes, rows, columns, c = x.shape
+    d = g.shape[-1]
+    if max(c, d) > _MANY:
+        return jnp.stack([_kernel_gradient(_flat(n), _flat(g)) for n in _neighbours(x)])
+    # With padded rows one after the other, a step along y or z is an offset in a plane.
+    width = columns + 2
+    size = rows * width
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0))).reshape(b, planes + 2, -1, c)
+    g = jnp.pad(g, ((0, 0), (0, 0), (0, 0), (0, 2), (0, 0))).reshape(b, planes, size, d)
+
+    def of_example(x: Array, g: Array) -> Array:
+        def add(total: Array, plane: Array) -> tuple[Array, None]:
+            near = lax.dynamic_slice_in_dim(x, plane, 3)
+            turned = jnp.pad(g[plane].T, ((0, 0), (2, 0)))
+            # The steps along z are taken by `g`, so that one product serves all three.
+            shifted = jnp.concatenate([turned[:, 2 - k : 2 - k + size] for k in range(3)])
+            products = [
+                shifted @ near[i, j * width : j * width + size] for i in range(3) for j in range(3)
+            ]
+            return total + jnp.stack(products), None
+
+        total, _ = lax.scan(add, jnp.zeros((9, 3 * d, c), x.dtype), jnp.arange(planes))
+        return total.reshape(3, 3, 3, d, c).swapaxes(3, 4)
+
+    # Mapped, not scanned over, the examples stay on their devices.
+    return jnp.sum(jax.vmap(of_example)(x, g), axis=0)
 
 
 def _space_to_depth(x: Float[Array, "b *spatial c"]) -> Float[Array, "b *half window_c"]:
