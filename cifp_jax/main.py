@@ -4,6 +4,7 @@ Settings are overridden by name: `--config.data.root=DIR --config.training.steps
 with their meaning, in `cifp_jax/config.py`.
 """
 
+import difflib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from cifp_jax.config import default_config
 from cifp_jax.training import build, compare, loop
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -35,6 +37,19 @@ def default_workdir(config_file: str, method: str) -> pathlib.Path:
     """`configs/la.py:laptop` and `cifp` give `runs/la_laptop_cifp`."""
     path, _, variant = config_file.partition(":")
     return pathlib.Path("runs") / "_".join(filter(None, (pathlib.Path(path).stem, variant, method)))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a setting that does not exist is answered with the nearest ones."""
+    known = default_config().to_dict()
+    names = [f"{part}.{key}" for part, own in known.items() if isinstance(own, dict) for key in own]
+    names += [name for name, own in known.items() if not isinstance(own, dict)]
+    for argument in argv:
+        flag, _, name = argument.split("=")[0].lstrip("-").partition(".")
+        if flag == "config" and name and name not in names:
+            nearest = difflib.get_close_matches(name, names, cutoff=0.0)
+            sys.exit(f"error: no setting config.{name}; the nearest are {', '.join(nearest)}.")
+    return app.parse_flags_with_usage(argv)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,4 +77,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

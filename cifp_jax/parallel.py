@@ -12,7 +12,6 @@ over a mesh of all devices of all processes (`jit`), and pmapped over the device
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -88,8 +87,8 @@ def split_streams(x: PyTree, n_a: int, shards: int) -> tuple[PyTree, PyTree]:
     return jax.tree.map(lambda t: part(t, True), x), jax.tree.map(lambda t: part(t, False), x)
 
 
-def random_numbers() -> AbstractContextManager[None]:
-    """The form of random numbers that a run uses, whatever the process's own setting.
+def random_numbers() -> Any:
+    """Context, or decorator, that sets the form of random numbers of a run.
 
     Every draw has a key of its own example, so it never spans devices and needs no partitionable
     generator; the other one compiles six times faster on CPUs, and a step holds dozens of draws.

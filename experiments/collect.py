@@ -3,8 +3,8 @@
     python -m experiments.collect experiments/results/acdc_laptop runs/acdc_laptop_supervised \
         runs/acdc_laptop_cifp
 
-Of each run it takes the configuration, the metrics and the figures (no scan, no picture, no weights);
-of all together it draws the curves.
+Of each run it takes the configuration, the metrics and the figures: no scan, no picture of one, no
+weights. Of all together it draws the curves.
 """
 
 import argparse

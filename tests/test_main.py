@@ -127,7 +127,7 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     ("flag", "answer"),
     [
         ("--config.data.root=nowhere", "nowhere: this folder of data is missing"),
-        ("--config.method.tua=0.1", "tau"),
+        ("--config.method.tua=0.1", "no setting config.method.tua; the nearest are method.tau"),
     ],
 )
 def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data, tmp_path):

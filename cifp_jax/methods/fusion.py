@@ -107,8 +107,9 @@ def fuse(
       members: distributions, the weak prediction first.
       kind: what U_m is: entropy, `H(p_m) / log K`; kl, `KL(p_m || mean p)` in nats; entropy_kl,
         their sum; deviation, `H(p_m) / log K + KL(p_w || p_m)`, by which a confident member that a
-        perturbation has led away from the weak prediction counts less. Or weights without uncertainty: mean; random, drawn per example from a flat
-        Dirichlet distribution; weak_only, the first member alone.
+        perturbation has led away from the weak prediction counts less. Or weights without
+        uncertainty: mean; random, drawn per example from a flat Dirichlet distribution; weak_only,
+        the first member alone.
       temperature: T in units of `1 / log2 K`, so that 1 compares entropies in bits. Towards 0 the
         least uncertain member is taken, towards infinity the mean.
       gamma: strength of R; 0 makes R = 1 everywhere, the literal reading of S3.

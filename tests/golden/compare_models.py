@@ -1,12 +1,13 @@
 """Runs a Flax network with PyTorch's weights and holds it against models.npz."""
 
 import pathlib
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax import traverse_util
 
 FILTERS = (2, 3, 4, 5, 6)
 CLASSES = 3
@@ -28,6 +29,11 @@ def path_of(name: str) -> tuple[str, ...]:
     return (*modules, LEAVES.get(leaf, leaf))
 
 
+def flatten_dict(tree: dict) -> dict[tuple[str, ...], Any]:
+    """Leaves by their path."""
+    return dict(traverse_util.flatten_dict(tree))  # pyright: ignore[reportReturnType]
+
+
 def from_torch(names: np.ndarray, values: np.ndarray, like: dict) -> dict:
     """Tree of `like`'s shapes from PyTorch's tensors, given one after the other."""
     shapes, tree, start = flatten_dict(like), {}, 0
@@ -41,7 +47,7 @@ def from_torch(names: np.ndarray, values: np.ndarray, like: dict) -> dict:
         tree[path_of(name)] = np.moveaxis(tensor, (0, 1), axes) if len(shape) > 1 else tensor
         start += tensor.size
     assert start == values.size
-    return unflatten_dict(tree)
+    return traverse_util.unflatten_dict(tree)
 
 
 def assert_trees_close(got: dict, expected: dict, tolerance: float) -> None:

@@ -1,0 +1,109 @@
+"""What a method sees of a network: composition, and where the statistics move."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from cifp_jax.models.network import bind
+from cifp_jax.models.unet import UNet
+from cifp_jax.models.vnet import VNet
+
+FILTERS = (2, 2, 3, 3, 4)
+MODELS = [UNet(classes=3, filters=FILTERS), VNet(classes=3, filters=FILTERS)]
+IDS = ["unet", "vnet"]
+
+
+@functools.cache
+def variables_of(index: int) -> dict:
+    init = functools.partial(MODELS[index].init, train=False)
+    variables = jax.jit(init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+    # Statistics that differ from a batch's in every layer.
+    stats = jax.tree.map(lambda s: s + 0.3, variables["batch_stats"])
+    return {"params": variables["params"], "batch_stats": stats}
+
+
+@functools.cache
+def results(index: int, train: bool) -> dict:
+    """Everything the three calls return, for four images."""
+    x = jax.random.normal(jax.random.key(1), (4, 32, 32, 1))
+    keys = jax.random.split(jax.random.key(2), 4)
+
+    @jax.jit
+    def run(variables, x, keys):
+        network = bind(MODELS[index], variables["params"], variables["batch_stats"], train=train)
+        features, encoded = network.encode(x, keys, network.batch_stats)
+        logits, decoded = network.decode(features, keys, encoded)
+        forward, moved = network.forward(x, keys, network.batch_stats)
+        plain, _ = network.forward(x, None, network.batch_stats)
+        half, _ = network.forward(x[2:], keys[2:], network.batch_stats)
+        return {
+            "encoded": encoded,
+            "decoded": decoded,
+            "moved": moved,
+            "logits": logits,
+            "forward": forward,
+            "plain": plain,
+            "half": half,
+        }
+
+    return run(variables_of(index), x, keys)
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    """Modules of which a statistic differs."""
+    old, new = flatten_dict(before), flatten_dict(after)
+    assert set(old) == set(new)
+    return {path[0] for path in old if not np.array_equal(old[path], new[path])}
+
+
+def modules(stats: dict, *prefixes: str) -> set[str]:
+    return {name for name in stats if name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=IDS)
+@pytest.mark.parametrize("train", [True, False])
+def test_decode_after_encode_is_the_whole_network(index, train):
+    got = results(index, train)
+    assert got["logits"].shape == (4, 32, 32, 3)
+    np.testing.assert_allclose(got["logits"], got["forward"], rtol=1e-5, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        got["decoded"],
+        got["moved"],
+    )
+    assert not np.allclose(got["forward"], got["plain"])  # the keys do drop something
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=IDS)
+def test_encode_moves_the_encoders_statistics_and_decode_the_decoders(index):
+    got, stats = results(index, True), variables_of(index)["batch_stats"]
+    encoder, decoder = modules(stats, "encoder", "down"), modules(stats, "decoder", "up")
+    assert encoder | decoder == set(stats)
+    assert changed(stats, got["encoded"]) == encoder
+    assert changed(got["encoded"], got["decoded"]) == decoder
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=IDS)
+def test_without_training_the_statistics_stay(index):
+    got, stats = results(index, False), variables_of(index)["batch_stats"]
+    for name in ("encoded", "decoded", "moved"):
+        assert changed(stats, got[name]) == set()
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=IDS)
+def test_part_of_a_batch_gets_the_same_masks(index):
+    got = results(index, False)
+    np.testing.assert_allclose(got["half"], got["forward"][2:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_carries_the_methods_own_parameters():
+    variables = variables_of(0)
+    stats = variables["batch_stats"]
+    assert bind(MODELS[0], variables["params"], stats, train=True).extra == {}
+    network = bind(MODELS[0], variables["params"], stats, train=True, extra={"query": 1})
+    assert network.extra == {"query": 1}
+    assert network.batch_stats is stats
