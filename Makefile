@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-slow lint clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,8 +17,8 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -m 'not slow' $(TEST_FLAGS)
 
-test-all: .venv/ready
-	$(BIN)/python -m pytest $(TEST_FLAGS)
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow $(TEST_FLAGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
