@@ -55,7 +55,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO
+    logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     config = _CONFIG.value

@@ -8,13 +8,12 @@ from rich.console import Console
 class Progress:
     """One line per log point: step, loss, images per second, time left.
 
-    Speed leaves out the first log interval, which compiles, and the time spent in validation.
+    Speed leaves out the time spent in validation; the first line holds the compilation.
     """
 
     def __init__(self, console: Console, first: int, steps: int, images: int) -> None:
         self._console, self._steps, self._images = console, steps, images
         self._step, self._clock = first, time.monotonic()
-        self._paused = 0.0
 
     def logged(self, step: int, loss: float) -> dict[str, float]:
         """Prints the line of a log point; returns its speed for the metrics file."""
