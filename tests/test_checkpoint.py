@@ -1,5 +1,7 @@
 """State, place in the data and figures are saved together; the last and the best are kept."""
 
+from typing import Any
+
 import flax.linen as nn
 import grain
 import jax
@@ -27,7 +29,7 @@ class Tiny(nn.Module):
 
 
 def make_state(step: int, features: int = 2):
-    state = create_train_state(
+    state: Any = create_train_state(
         Tiny(features),
         METHODS["supervised"],
         optax.sgd(0.1),

@@ -1,5 +1,7 @@
 """Layers against XLA's own convolutions, values worked out by hand, and their limits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +59,7 @@ def test_down_is_a_convolution_of_stride_two(spatial):
     (x,) = draw((2, *spatial, 3))
     x = x.astype(jnp.float32)
     y, variables = layers.Down(5).init_with_output(jax.random.key(0), x)
-    params = variables["params"]
+    params: Any = variables["params"]
     expected = reference(x, params["kernel"], stride=2) + params["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
@@ -93,8 +95,9 @@ def test_upsampling_keeps_the_corners_and_is_linear():
 
 def test_upsampling_a_linear_field_gives_a_linear_field():
     line = lambda n: jnp.linspace(0.0, 1.0, n)  # noqa: E731
-    field = lambda *n: sum(  # noqa: E731
-        s * g for s, g in zip((1, -2, 3), jnp.meshgrid(*map(line, n), indexing="ij"), strict=True)
+    slopes = jnp.array([1.0, -2.0, 3.0])
+    field = lambda *n: jnp.tensordot(  # noqa: E731
+        slopes, jnp.stack(jnp.meshgrid(*map(line, n), indexing="ij")), 1
     )
     y = layers.upsample(field(3, 5, 2)[None, ..., None])
     np.testing.assert_allclose(y[0, ..., 0], field(6, 10, 4), atol=1e-6)
@@ -147,7 +150,8 @@ def test_batch_norm_of_values_worked_out_by_hand():
         "batch_stats": {"mean": jnp.array([2.0]), "var": jnp.array([4.0])},
     }
     norm: nn.BatchNorm = layers.batch_norm(None)
-    y, moved = norm.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    result: Any = norm.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    y, moved = result
     np.testing.assert_allclose(
         np.ravel(y), 1 + 2 * np.array([-3, -1, 1, 3]) / np.sqrt(5 + 1e-5), rtol=1e-5
     )

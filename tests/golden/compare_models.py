@@ -1,6 +1,7 @@
 """Runs a Flax network with PyTorch's weights and holds it against models.npz."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,8 @@ from flax import traverse_util
 
 FILTERS = (2, 3, 4, 5, 6)
 CLASSES = 3
+# Small networks compile longer than they run.
+COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 LEAVES = {"weight": "kernel", "running_mean": "mean", "running_var": "var"}
 
 
@@ -19,6 +22,14 @@ def load(case: str) -> dict[str, np.ndarray]:
     with np.load(pathlib.Path(__file__).parent / "models.npz") as file:
         prefix = case + "/"
         return {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
+
+
+def draw_variables(model: nn.Module, rank: int) -> dict:
+    """Parameters and statistics around 0.2, without compiling their initialisation."""
+    x = jax.ShapeDtypeStruct((1, *(16,) * rank, 1), jnp.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: np.float32(rng.normal(0.2, 0.1, s.shape)), shapes)
 
 
 def path_of(name: str) -> tuple[str, ...]:
@@ -52,13 +63,14 @@ def from_torch(names: np.ndarray, values: np.ndarray, like: dict) -> dict:
 
 def assert_trees_close(got: dict, expected: dict, tolerance: float) -> None:
     """Equal up to `tolerance` times the largest value of each leaf."""
+    leaves = flatten_dict(got)
     for path, value in flatten_dict(expected).items():
         atol = tolerance * max(1.0, np.abs(value).max())
-        np.testing.assert_allclose(flatten_dict(got)[path], value, 0, atol, err_msg="/".join(path))
+        np.testing.assert_allclose(leaves[path], value, 0, atol, err_msg="/".join(path))
 
 
-def check_against_torch(model: nn.Module, case: str) -> None:
-    """Logits, gradients and moved statistics, in both modes, in float64."""
+def check_against_torch(model: nn.Module, case: str, modes: Sequence[str]) -> None:
+    """Logits, gradients and, of the mode `train`, moved statistics, in float64."""
     golden = load(case)
     with jax.enable_x64(True):
         x = jnp.asarray(golden["x"], jnp.float64)
@@ -76,22 +88,29 @@ def check_against_torch(model: nn.Module, case: str) -> None:
             return jnp.sum(logits * weights), (logits, moved["batch_stats"])
 
         grid = (slice(None), *(slice(None, None, 3),) * (x.ndim - 2))
-        for mode in ("eval", "train"):
-            compiled = jax.jit(jax.grad(objective, has_aux=True), static_argnums=1)
+        for mode in modes:
+            differentiate = jax.grad(objective, has_aux=True)
+            compiled = jax.jit(differentiate, static_argnums=1, compiler_options=COMPILER_OPTIONS)
             gradient, (logits, moved) = compiled(params, mode == "train")
             np.testing.assert_allclose(logits[grid], golden[f"{mode}/logits"], 1e-5, 1e-5)
             expected = from_torch(golden["names"], golden[f"{mode}/gradient"], weights)
             assert_trees_close(gradient, expected, 1e-5)
             if mode == "eval":
                 assert_trees_close(moved, stats, 0.0)
-    expected = flatten_dict(from_torch(golden["moving"], golden["moved"], stats))
-    for path, value in flatten_dict(moved).items():
+            else:
+                check_moved(golden, jax.tree.map(np.asarray, stats), moved)
+
+
+def check_moved(golden: dict[str, np.ndarray], before: dict, after: dict) -> None:
+    """Running statistics after a training pass against PyTorch's."""
+    expected = flatten_dict(from_torch(golden["moving"], golden["moved"], before))
+    for path, old in flatten_dict(before).items():
         new = expected[path]
         if path[-1] == "var":
             # PyTorch's running variance takes the unbiased one of a batch, Flax the biased one.
-            level = int(path[0].split("_")[1])
-            depth = {"encoder": level, "down": level + 1}.get(path[0].split("_")[0], 3 - level)
+            part, level = path[0].split("_")
+            depth = {"encoder": int(level), "down": int(level) + 1}.get(part, 3 - int(level))
             count = golden["x"].size // 2 ** ((golden["x"].ndim - 2) * depth)
-            old = 0.9 * np.asarray(flatten_dict(stats)[path])
-            new = old + (new - old) * (count - 1) / count
-        np.testing.assert_allclose(value, new, 1e-5, 1e-6, err_msg="/".join(path))
+            new = 0.9 * old + (new - 0.9 * old) * (count - 1) / count
+        got = flatten_dict(after)[path]
+        np.testing.assert_allclose(got, new, 1e-5, 1e-6, err_msg="/".join(path))
