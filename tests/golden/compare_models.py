@@ -25,11 +25,16 @@ def load(case: str) -> dict[str, np.ndarray]:
 
 
 def draw_variables(model: nn.Module, rank: int) -> dict:
-    """Parameters and statistics around 0.2, without compiling their initialisation."""
+    """Random parameters and statistics, without compiling their initialisation."""
     x = jax.ShapeDtypeStruct((1, *(16,) * rank, 1), jnp.float32)
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: np.float32(rng.normal(0.2, 0.1, s.shape)), shapes)
+    return {
+        "params": jax.tree.map(lambda s: np.float32(rng.normal(0, 0.5, s.shape)), shapes["params"]),
+        "batch_stats": jax.tree.map(
+            lambda s: np.float32(rng.uniform(0.1, 0.5, s.shape)), shapes["batch_stats"]
+        ),
+    }
 
 
 def path_of(name: str) -> tuple[str, ...]:
