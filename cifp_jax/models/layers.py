@@ -1,9 +1,4 @@
-"""Layers for 2D and 3D alike; arrays are `(b, *spatial, c)` and rank decides.
-
-On CPUs, XLA's 3D convolution is many times slower than its 2D one. There, a 3x3x3 convolution is
-the sum of three 2D ones over the planes of the first axis. Other platforms get the plain form. The
-parameters are the same in both.
-"""
+"""Layers for 2D and 3D alike; arrays are `(b, *spatial, c)` and rank decides."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-Keys = Key[Array, " b"]
+from cifp_jax.models.convolution import convolve
 
-# Measured on a CPU: with fewer channels than this, three planes do better as the channels of one
-# convolution; and with more than this, XLA's own gradient of a kernel beats the scan over planes.
-_FEW, _MANY = 8, 64
+Keys = Key[Array, " b"]
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -29,120 +22,6 @@ def _uniform(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
 
     return init
-
-
-def convolve(
-    x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c d"]
-) -> Float[Array, "b *spatial d"]:
-    """Convolution with stride 1 and zero padding that keeps the size; odd windows.
-
-    On CPUs, keep the gradient of it out of `lax.scan` and its kin: XLA runs it some forty times
-    slower inside a loop.
-    """
-    return _convolve_3d(x, kernel) if kernel.shape[:-2] == (3, 3, 3) else _plain(x, kernel)
-
-
-def _plain(
-    x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c d"]
-) -> Float[Array, "b *spatial d"]:
-    rank = x.ndim - 2
-    spatial = "XYZ"[:rank]
-    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    return lax.conv_general_dilated(x, kernel, (1,) * rank, "SAME", dimension_numbers=numbers)
-
-
-@jax.custom_vjp
-def _convolve_3d(
-    x: Float[Array, "b x y z c"], kernel: Float[Array, "3 3 3 c d"]
-) -> Float[Array, "b x y z d"]:
-    return lax.platform_dependent(x, kernel, cpu=_sum_of_planes, default=_plain)
-
-
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve_3d(x, kernel), (x, kernel)
-
-
-def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """Gradients of input and kernel; of the platform's form, so that nothing more is saved."""
-    x, kernel = saved
-    # The gradient of the input is a convolution with the kernel turned around.
-    turned = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
-    to_kernel = lax.platform_dependent(
-        x, g, cpu=_kernel_gradient_by_planes, default=_kernel_gradient
-    )
-    return _convolve_3d(g, turned), to_kernel
-
-
-_convolve_3d.defvjp(_forward, _backward)
-
-
-def _kernel_gradient(
-    x: Float[Array, "b *spatial c"], g: Float[Array, "b *spatial d"]
-) -> Float[Array, "*window c d"]:
-    """Gradient of a convolution of window 3, which is linear in its kernel."""
-    shape = (3,) * (x.ndim - 2) + (x.shape[-1], g.shape[-1])
-    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-    return jax.linear_transpose(lambda k: _plain(x, k), kernel)(g)[0]
-
-
-def _neighbours(x: Float[Array, "b x y z c"]) -> list[Float[Array, "b x y z c"]]:
-    """For every plane of the first axis the one before it, itself, and the one after it."""
-    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    return [padded[:, i : i + x.shape[1]] for i in range(3)]
-
-
-def _flat(x: Float[Array, "b x y z c"]) -> Float[Array, "bx y z c"]:
-    """Planes as a batch of images."""
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _sum_of_planes(
-    x: Float[Array, "b x y z c"], kernel: Float[Array, "3 3 3 c d"]
-) -> Float[Array, "b x y z d"]:
-    """A 3x3x3 convolution as 2D ones of each plane and its two neighbours."""
-    c, d = kernel.shape[-2:]
-    shape = (*x.shape[:-1], d)
-    if c < _FEW:
-        together = jnp.concatenate(_neighbours(x), axis=-1)
-        flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d)
-        return _plain(_flat(together), flat).reshape(shape)
-    # Results are shifted, not inputs: that adds up in one pass, and `x` is read where it lies.
-    before, same, after = (
-        _neighbours(_plain(_flat(x), k).reshape(shape))[i] for i, k in enumerate(kernel)
-    )
-    return before + same + after
-
-
-def _kernel_gradient_by_planes(
-    x: Float[Array, "b x y z c"], g: Float[Array, "b x y z d"]
-) -> Float[Array, "3 3 3 c d"]:
-    """The kernel's gradient; with few channels by a scan over planes, as matrix products."""
-    b, planes, rows, columns, c = x.shape
-    d = g.shape[-1]
-    if max(c, d) > _MANY:
-        return jnp.stack([_kernel_gradient(_flat(n), _flat(g)) for n in _neighbours(x)])
-    # With padded rows one after the other, a step along y or z is an offset in a plane.
-    width = columns + 2
-    size = rows * width
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0))).reshape(b, planes + 2, -1, c)
-    g = jnp.pad(g, ((0, 0), (0, 0), (0, 0), (0, 2), (0, 0))).reshape(b, planes, size, d)
-
-    def of_example(x: Array, g: Array) -> Array:
-        def add(total: Array, plane: Array) -> tuple[Array, None]:
-            near = lax.dynamic_slice_in_dim(x, plane, 3)
-            turned = jnp.pad(g[plane].T, ((0, 0), (2, 0)))
-            # The steps along z are taken by `g`, so that one product serves all three.
-            shifted = jnp.concatenate([turned[:, 2 - k : 2 - k + size] for k in range(3)])
-            products = [
-                shifted @ near[i, j * width : j * width + size] for i in range(3) for j in range(3)
-            ]
-            return total + jnp.stack(products), None
-
-        total, _ = lax.scan(add, jnp.zeros((9, 3 * d, c), x.dtype), jnp.arange(planes))
-        return total.reshape(3, 3, 3, d, c).swapaxes(3, 4)
-
-    # Mapped, not scanned over, the examples stay on their devices.
-    return jnp.sum(jax.vmap(of_example)(x, g), axis=0)
 
 
 def _space_to_depth(x: Float[Array, "b *spatial c"]) -> Float[Array, "b *half window_c"]:
@@ -231,9 +110,14 @@ def upsample(x: Float[Array, "b *half c"]) -> Float[Array, "b *spatial c"]:
 
 
 def max_pool(x: Float[Array, "b *spatial c"]) -> Float[Array, "b *half c"]:
-    """Maximum over blocks of 2x2(x2)."""
-    window = (2,) * (x.ndim - 2)
-    return nn.max_pool(x, window, strides=window)
+    """Maximum over blocks of 2x2(x2); of equal values the first gets the gradient, as in PyTorch.
+
+    Comparisons of slices, as the gradient of XLA's window reduction is six times slower on CPUs.
+    """
+    for axis in range(x.ndim - 2, 0, -1):
+        first, second = (lax.slice_in_dim(x, i, None, 2, axis) for i in range(2))
+        x = jnp.where(second > first, second, first)
+    return x
 
 
 def dropout(
@@ -253,7 +137,9 @@ def dropout(
     shape = (*(1,) * (x.ndim - 2), x.shape[-1]) if channels else x.shape[1:]
 
     def mask(key: Key[Array, ""]) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - rate, shape)
+        # Sixteen bits a value are precise enough for a rate, and cost half of thirty-two.
+        bits = jax.random.bits(jax.random.fold_in(key, layer), shape, jnp.uint16)
+        return bits >= round(rate * 2**16)
 
     return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0)
 

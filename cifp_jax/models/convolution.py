@@ -1,0 +1,160 @@
+"""Convolution, in the form that suits the platform; arrays are `(b, *spatial, c)`.
+
+On CPUs, XLA's 3D convolution is many times slower than its 2D one. There, a 3x3x3 convolution is
+the sum of three 2D ones over the planes of the first axis, and the gradients of kernels that XLA is
+slow at are matrix products. Other platforms get the plain form.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+# Measured on a CPU. Below the first number of channels, three planes do better as the channels of
+# one convolution, and XLA's gradient of a kernel into so few is slow. Above the second, XLA's
+# gradient of a kernel beats the scan over planes.
+_FEW, _MANY = 8, 64
+
+
+def convolve(
+    x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c d"]
+) -> Float[Array, "b *spatial d"]:
+    """Convolution with stride 1 and zero padding that keeps the size; odd windows.
+
+    On CPUs, keep the gradient of it out of `lax.scan` and its kin: XLA runs it some forty times
+    slower inside a loop.
+    """
+    return _convolve(x, kernel) if set(kernel.shape[:-2]) == {3} else _plain(x, kernel)
+
+
+def _plain(
+    x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c d"]
+) -> Float[Array, "b *spatial d"]:
+    rank = x.ndim - 2
+    spatial = "XYZ"[:rank]
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    return lax.conv_general_dilated(x, kernel, (1,) * rank, "SAME", dimension_numbers=numbers)
+
+
+@jax.custom_vjp
+def _convolve(
+    x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c d"]
+) -> Float[Array, "b *spatial d"]:
+    """Window 3 along every axis."""
+    if kernel.ndim == 4:
+        return _plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_sum_of_planes, default=_plain)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """Gradients of input and kernel; of the platform's form, so that nothing more is saved."""
+    x, kernel = saved
+    # The gradient of the input is a convolution with the kernel turned around.
+    turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-2, -1)
+    by_products = _kernel_gradient_by_rows if kernel.ndim == 4 else _kernel_gradient_by_planes
+    to_kernel = lax.platform_dependent(x, g, cpu=by_products, default=_kernel_gradient)
+    return _convolve(g, turned), to_kernel
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(
+    x: Float[Array, "b *spatial c"], g: Float[Array, "b *spatial d"]
+) -> Float[Array, "*window c d"]:
+    """Gradient of a convolution of window 3, which is linear in its kernel."""
+    shape = (3,) * (x.ndim - 2) + (x.shape[-1], g.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda k: _plain(x, k), kernel)(g)[0]
+
+
+def _neighbours(x: Float[Array, "b x y z c"]) -> list[Float[Array, "b x y z c"]]:
+    """For every plane of the first axis the one before it, itself, and the one after it."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    return [padded[:, i : i + x.shape[1]] for i in range(3)]
+
+
+def _flat(x: Float[Array, "b x y z c"]) -> Float[Array, "bx y z c"]:
+    """Planes as a batch of images."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _sum_of_planes(
+    x: Float[Array, "b x y z c"], kernel: Float[Array, "3 3 3 c d"]
+) -> Float[Array, "b x y z d"]:
+    """A 3x3x3 convolution as 2D ones of each plane and its two neighbours."""
+    c, d = kernel.shape[-2:]
+    shape = (*x.shape[:-1], d)
+    if c < _FEW:
+        together = jnp.concatenate(_neighbours(x), axis=-1)
+        flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d)
+        return _plain(_flat(together), flat).reshape(shape)
+    # Results are shifted, not inputs: that adds up in one pass, and `x` is read where it lies.
+    before, same, after = (
+        _neighbours(_plain(_flat(x), k).reshape(shape))[i] for i, k in enumerate(kernel)
+    )
+    return before + same + after
+
+
+def _padded_rows(
+    x: Float[Array, "*lead y z c"], g: Float[Array, "*lead y z d"]
+) -> tuple[Float[Array, "*lead n c"], Float[Array, "*lead m d"]]:
+    """Images with their rows one after the other, so that a step along y or z is an offset.
+
+    Both have rows of z + 2 pixels; `x` has one more row before and after.
+    """
+    around = [(0, 0)] * (x.ndim - 3)
+    x = jnp.pad(x, (*around, (1, 1), (1, 1), (0, 0)))
+    g = jnp.pad(g, (*around, (0, 0), (0, 2), (0, 0)))
+    return tuple(a.reshape(*a.shape[:-3], -1, a.shape[-1]) for a in (x, g))
+
+
+def _products(
+    images: Float[Array, "i n c"], g: Float[Array, "m d"], width: int
+) -> Float[Array, "3*i 3*d c"]:
+    """Products of `g` with each of `images` at three offsets of a row; padded rows are `width`."""
+    turned = jnp.pad(g.T, ((0, 0), (2, 0)))
+    # The steps along z are taken by `g`, so that one product serves all three.
+    shifted = jnp.concatenate([turned[:, 2 - k : 2 - k + len(g)] for k in range(3)])
+    return jnp.stack(
+        [shifted @ x[j * width : j * width + len(g)] for x in images for j in range(3)]
+    )
+
+
+def _kernel_gradient_by_rows(
+    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
+) -> Float[Array, "3 3 c d"]:
+    """The kernel's gradient in 2D; into few channels as matrix products."""
+    c, d = x.shape[-1], g.shape[-1]
+    if d >= _FEW or c < _FEW:
+        return _kernel_gradient(x, g)
+    width = x.shape[2] + 2
+    each = jax.vmap(lambda x, g: _products(x[None], g, width))(*_padded_rows(x, g))
+    return jnp.sum(each, axis=0).reshape(3, 3, d, c).swapaxes(2, 3)
+
+
+def _kernel_gradient_by_planes(
+    x: Float[Array, "b x y z c"], g: Float[Array, "b x y z d"]
+) -> Float[Array, "3 3 3 c d"]:
+    """The kernel's gradient in 3D; with few channels by a scan over planes, as matrix products."""
+    c, d = x.shape[-1], g.shape[-1]
+    if max(c, d) > _MANY:
+        return jnp.stack([_kernel_gradient(_flat(n), _flat(g)) for n in _neighbours(x)])
+    width = x.shape[3] + 2
+    planes = jnp.arange(g.shape[1])
+
+    def of_example(x: Array, g: Array) -> Array:
+        def add(total: Array, plane: Array) -> tuple[Array, None]:
+            return total + _products(lax.dynamic_slice_in_dim(x, plane, 3), g[plane], width), None
+
+        total, _ = lax.scan(add, jnp.zeros((9, 3 * d, c), x.dtype), planes)
+        return total.reshape(3, 3, 3, d, c).swapaxes(3, 4)
+
+    # Mapped, not scanned over, the examples stay on their devices.
+    rows, g = _padded_rows(x, g)
+    around = jnp.pad(rows, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    return jnp.sum(jax.vmap(of_example)(around, g), axis=0)

@@ -1,0 +1,50 @@
+"""Convolutions and their gradients against XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cifp_jax.models.convolution import convolve
+
+# Few channels, a usual number, and more than the scan over planes takes.
+CHANNELS = [(1, 9), (8, 5), (3, 65)]
+
+
+def reference(x, kernel):
+    spatial = "XYZ"[: x.ndim - 2]
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    return lax.conv_general_dilated(
+        x, kernel, (1,) * len(spatial), "SAME", dimension_numbers=numbers
+    )
+
+
+def draw(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+
+
+@pytest.mark.parametrize(("c", "d"), CHANNELS)
+@pytest.mark.parametrize("spatial", [(4, 5), (3, 5, 4), (1, 2, 1)])
+def test_a_convolution_and_its_gradients_equal_xlas(spatial, c, d):
+    with jax.enable_x64(True):
+        kernel_shape = ((3,) * len(spatial)) + (c, d)
+        x, kernel, g = draw((2, *spatial, c), kernel_shape, (2, *spatial, d))
+
+        @jax.jit
+        def run(x, kernel, g):
+            both = (jax.vjp(f, x, kernel) for f in (convolve, reference))
+            return [(value, *pull(g)) for value, pull in both]
+
+        got, expected = run(x, kernel, g)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_3d_convolution_in_float32_and_mapped_over_a_batch_of_batches():
+    x, kernel = (a.astype(jnp.float32) for a in draw((3, 2, 4, 3, 5, 8), (3, 3, 3, 8, 2)))
+    got = jax.jit(jax.vmap(convolve, (0, None)))(x, kernel)
+    expected = reference(x.reshape(6, 4, 3, 5, 8), kernel).reshape(got.shape)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
