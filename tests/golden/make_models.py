@@ -1,7 +1,7 @@
 """Writes models.npz: what PyTorch makes of small V-Nets and U-Nets, in 2D and 3D.
 
-    pip install torch numpy
-    python tests/golden/make_models.py
+    pip install -e '.[benchmark]'
+    python -m tests.golden.make_models
 
 Per case `<network><rank>d`: the input `x`; the `names` of all parameters and the `moving` ones of
 all running statistics; `weights` and `statistics`, their values one after the other in PyTorch's
@@ -16,109 +16,14 @@ import pathlib
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
+
+from benchmarks.torch_networks import UNet, VNet
 
 FILTERS = (2, 3, 4, 5, 6)
 CLASSES = 3
 # The bottleneck of the 3D case is one voxel deep along Y.
 SIZES = {2: (32, 48), 3: (32, 16, 32)}
 BATCH = 2
-
-
-def conv(rank: int) -> type[nn.Module]:
-    return nn.Conv3d if rank == 3 else nn.Conv2d
-
-
-def transposed(rank: int) -> type[nn.Module]:
-    return nn.ConvTranspose3d if rank == 3 else nn.ConvTranspose2d
-
-
-def norm(rank: int) -> type[nn.Module]:
-    return nn.BatchNorm3d if rank == 3 else nn.BatchNorm2d
-
-
-class Chain(nn.Module):
-    """Convolutions, each with batch norm and an activation."""
-
-    def __init__(self, rank: int, c_in: int, c_out: int, depth: int, slope: float):
-        super().__init__()
-        self.slope = slope
-        self.depth = depth
-        for i in range(depth):
-            self.add_module(f"Conv_{i}", conv(rank)(c_in if i == 0 else c_out, c_out, 3, padding=1))
-            self.add_module(f"BatchNorm_{i}", norm(rank)(c_out))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for i in range(self.depth):
-            x = self.get_submodule(f"BatchNorm_{i}")(self.get_submodule(f"Conv_{i}")(x))
-            x = functional.leaky_relu(x, self.slope)
-        return x
-
-
-class Stride(nn.Module):
-    """Stride-2 convolution, plain or transposed, with batch norm and ReLU."""
-
-    def __init__(self, rank: int, c_in: int, c_out: int, name: str):
-        super().__init__()
-        layer = (conv if name == "Down_0" else transposed)(rank)(c_in, c_out, 2, stride=2)
-        self.add_module(name, layer)
-        self.BatchNorm_0 = norm(rank)(c_out)
-        self.name = name
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.BatchNorm_0(self.get_submodule(self.name)(x)))
-
-
-class VNet(nn.Module):
-    def __init__(self, rank: int):
-        super().__init__()
-        f = FILTERS
-        self.encoder_0 = Chain(rank, 1, f[0], 1, 0)
-        for i, depth in enumerate((2, 3, 3, 3)):
-            self.add_module(f"down_{i}", Stride(rank, f[i], f[i + 1], "Down_0"))
-            self.add_module(f"encoder_{i + 1}", Chain(rank, f[i + 1], f[i + 1], depth, 0))
-        for i, depth in enumerate((3, 3, 2, 1)):
-            self.add_module(f"up_{i}", Stride(rank, f[4 - i], f[3 - i], "Up_0"))
-            self.add_module(f"decoder_{i}", Chain(rank, f[3 - i], f[3 - i], depth, 0))
-        self.head = conv(rank)(f[0], CLASSES, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.encoder_0(x)
-        skips = []
-        for i in range(4):
-            skips.append(x)
-            x = self.get_submodule(f"encoder_{i + 1}")(self.get_submodule(f"down_{i}")(x))
-        for i in range(4):
-            x = self.get_submodule(f"up_{i}")(x) + skips.pop()
-            x = self.get_submodule(f"decoder_{i}")(x)
-        return self.head(x)
-
-
-class UNet(nn.Module):
-    def __init__(self, rank: int):
-        super().__init__()
-        f = FILTERS
-        self.rank = rank
-        for i in range(5):
-            self.add_module(f"encoder_{i}", Chain(rank, f[i - 1] if i else 1, f[i], 2, 0.01))
-        for i in range(4):
-            self.add_module(f"reduce_{i}", conv(rank)(f[4 - i], f[3 - i], 1))
-            self.add_module(f"decoder_{i}", Chain(rank, 2 * f[3 - i], f[3 - i], 2, 0.01))
-        self.head = conv(rank)(f[0], CLASSES, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pool = functional.max_pool3d if self.rank == 3 else functional.max_pool2d
-        x = self.encoder_0(x)
-        skips = []
-        for i in range(1, 5):
-            skips.append(x)
-            x = self.get_submodule(f"encoder_{i}")(pool(x, 2))
-        mode = "trilinear" if self.rank == 3 else "bilinear"
-        for i in range(4):
-            x = self.get_submodule(f"reduce_{i}")(x)
-            x = functional.interpolate(x, scale_factor=2, mode=mode, align_corners=True)
-            x = self.get_submodule(f"decoder_{i}")(torch.cat([skips.pop(), x], dim=1))
-        return self.head(x)
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
@@ -153,7 +58,7 @@ def run(model: nn.Module, x: np.ndarray, rank: int) -> dict[str, np.ndarray]:
 
 def case(network: type[nn.Module], rank: int) -> dict[str, np.ndarray]:
     torch.manual_seed(rank)
-    model = network(rank)
+    model = network(rank, CLASSES, FILTERS, dropout=False)
     randomise(model, torch.Generator().manual_seed(rank))
     # Weights fit float32, sums are taken in float64.
     model.double()

@@ -1,0 +1,111 @@
+"""The works on our side: the step and the prediction of `cifp_jax.main`, on random images."""
+
+import functools
+import resource
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.sides import Work
+from cifp_jax import parallel
+from cifp_jax.config import default_config
+from cifp_jax.data import splits
+from cifp_jax.training import build
+
+LAYOUTS = {"vnet": ("la", 2), "unet": ("acdc", 4)}
+MATRIX, COPY = 4096, 2**28  # sides of a product, bytes of a copy: larger than any cache
+
+
+def configuration(network: str, method: str, shape: Sequence[int], batch: int) -> Any:
+    """The configuration of a step at this size; `batch` labelled and as many unlabelled images."""
+    config = default_config()
+    config.data.name, config.model.classes = LAYOUTS[network]
+    config.data.patch_size = tuple(shape)
+    config.data.batch_labeled = config.data.batch_unlabeled = batch
+    config.model.name = network
+    config.method.name = method
+    return config
+
+
+def _batch(config: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    shape, classes = tuple(config.data.patch_size), config.model.classes
+
+    def stream(n: int) -> dict[str, Any]:
+        image = rng.normal(size=(n, *shape, 1)).astype(np.float32)
+        return {"image": image, "index": np.arange(n, dtype=np.int32)}
+
+    labeled = stream(config.data.batch_labeled)
+    labeled["label"] = rng.integers(0, classes, labeled["image"].shape[:-1]).astype(np.int32)
+    return {"labeled": labeled, "unlabeled": stream(config.data.batch_unlabeled)}
+
+
+def peak_memory() -> float:
+    """Bytes: of the accelerator where it tells, else the most that this process has held."""
+    stats = jax.devices()[0].memory_stats() or {}
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return float(stats.get("peak_bytes_in_use", process))
+
+
+def step(*, network: str, method: str, shape: Sequence[int], batch: int, precision: str) -> Work:
+    """One training step, from a batch on the device to the new state."""
+    config = configuration(network, method, shape, batch)
+    del precision  # ours is float32 on every platform
+    mesh = parallel.make_mesh()
+    compiled = parallel.compile_step(build.make_step(config), "none", mesh)
+    state, data = build.make_state(config), jax.device_put(_batch(config))
+    lowered = compiled.lower(state, data)
+    operations = lowered.cost_analysis() or {}
+    held = {"state": state}
+    executable = lowered.compile()
+    traffic: Any = executable.cost_analysis() or {}
+
+    def run() -> None:
+        held["state"], metrics = executable(held["state"], data)
+        jax.block_until_ready((held["state"], metrics))
+
+    def facts() -> dict[str, float]:
+        return {
+            "flops": float(operations.get("flops", 0.0)),
+            "bytes": float(traffic.get("bytes accessed", 0.0)),
+            "peak_memory": peak_memory(),
+        }
+
+    return Work(run, facts)
+
+
+def predict(
+    *, network: str, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], batch: int
+) -> Work:
+    """Probabilities of one scan by sliding windows (V-Net), or of one volume of slices (U-Net)."""
+    config = configuration(network, "supervised", patch, 2)
+    rank = splits.LAYOUTS[config.data.name].rank
+    config.evaluation.batch = batch
+    if rank == 3:
+        config.evaluation.stride = tuple(stride)
+    predictor = build.make_predictor(config)(build.make_state(config))
+    volume = np.random.default_rng(0).normal(size=tuple(shape)).astype(np.float32)
+    return Work(functools.partial(predictor, volume), lambda: {"peak_memory": peak_memory()})
+
+
+def limits(repeats: int = 3) -> dict[str, float]:
+    """What this device reaches: a large matrix product and a large copy, the best of some."""
+    side = MATRIX if jax.default_backend() != "cpu" else MATRIX // 2
+    a = jnp.ones((side, side), jnp.float32)
+    b = jnp.ones(COPY // 4, jnp.float32)
+    product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda b: b + 1)
+
+    def best(function: Any, x: jax.Array) -> float:
+        jax.block_until_ready(function(x))
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            jax.block_until_ready(function(x))
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return {"flops_per_s": 2 * side**3 / best(product, a), "bytes_per_s": 2 * COPY / best(copy, b)}

@@ -1,0 +1,103 @@
+"""Two programs on the same work, in turns, each in a process of its own.
+
+Machines are noisy, so neither time means much alone. The turns are interleaved, and what is
+reported is the median of each side and the ratio of the two.
+"""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+
+class Work(NamedTuple):
+    """What a side has prepared: `run` does the work once and returns when it has ended.
+
+    Attributes:
+      run: called once to warm up (compilation), then once a turn.
+      facts: called after the last turn, for figures such as `flops`, `bytes` or `peak_memory`.
+    """
+
+    run: Callable[[], object]
+    facts: Callable[[], dict[str, float]]
+
+
+class Result(NamedTuple):
+    """Seconds of every turn, seconds of the first run, and what the side told of itself."""
+
+    seconds: list[float]
+    first: float
+    facts: dict[str, float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class SideError(RuntimeError):
+    """A side that could not prepare or run; the message is its error."""
+
+
+def _serve(pipe: Connection, prepare: Callable[..., Work], arguments: dict[str, Any]) -> None:
+    try:
+        work = prepare(**arguments)
+        start = time.perf_counter()
+        work.run()
+        pipe.send(time.perf_counter() - start)
+        while pipe.recv():
+            start = time.perf_counter()
+            work.run()
+            pipe.send(time.perf_counter() - start)
+        pipe.send(work.facts())
+    except Exception as error:
+        pipe.send(SideError(f"{type(error).__name__}: {error}"))
+
+
+def _receive(pipe: Connection) -> Any:
+    answer = pipe.recv()
+    if isinstance(answer, SideError):
+        raise answer
+    return answer
+
+
+def interleave(
+    sides: dict[str, Callable[..., Work]], arguments: dict[str, Any], repeats: int
+) -> dict[str, Result | SideError]:
+    """Times each side `repeats` times, one turn of each after the other.
+
+    Args:
+      sides: by name, a module-level function that prepares the work in a new process.
+      arguments: keyword arguments of all of them.
+      repeats: turns of each side.
+
+    Returns:
+      By name, the times, or the error of a side that failed; the others go on without it.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    results: dict[str, Result | SideError] = {}
+    processes = []
+    for name, prepare in sides.items():
+        pipes[name], other = context.Pipe()
+        process = context.Process(target=_serve, args=(other, prepare, arguments), daemon=True)
+        process.start()
+        other.close()
+        processes.append(process)
+        # One after the other, so that no compilation runs beside a turn.
+        try:
+            results[name] = Result([], _receive(pipes[name]), {})
+        except (SideError, EOFError) as error:
+            results[name] = SideError(str(error) or "the process died (out of memory?)")
+    alive = [name for name, result in results.items() if isinstance(result, Result)]
+    for _ in range(repeats):
+        for name in alive:
+            pipes[name].send(True)
+            results[name].seconds.append(_receive(pipes[name]))
+    for name in alive:
+        pipes[name].send(False)
+        results[name] = results[name]._replace(facts=_receive(pipes[name]))
+    for process in processes:
+        process.join()
+    return results

@@ -1,0 +1,60 @@
+"""Training steps beside PyTorch's: `python -m benchmarks.step [--quick]`.
+
+The table holds the median time of each side, their ratio (below 1: this package is faster), the
+share of the machine's limit that our step reaches, and its peak memory. The limit is the larger of
+operations over the rate of a large matrix product and bytes over the rate of a large copy.
+
+Operations are XLA's count for the step as it is written; bytes are its count for the compiled one,
+on a CPU an upper bound, as results that stay in the cache are counted too.
+"""
+
+import argparse
+import pathlib
+
+from benchmarks import jax_works, tables, torch_works
+from benchmarks.sides import interleave
+
+WORKS = {
+    "V-Net supervised, 2 x 112x112x80": ("vnet", "supervised", (112, 112, 80), 2),
+    "U-Net supervised, 8 x 256x256": ("unet", "supervised", (256, 256), 8),
+    "V-Net CIFP, 2 + 2 x 112x112x80": ("vnet", "cifp", (112, 112, 80), 2),
+    "U-Net CIFP, 12 + 12 x 256x256": ("unet", "cifp", (256, 256), 12),
+}
+QUICK = 2  # the first works only, with few turns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="supervised steps only, three turns")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
+    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of PyTorch's autocast; ours is float32",
+    )
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/step.json")
+    )
+    args = parser.parse_args()
+    limits = jax_works.limits()
+    rows = []
+    sides = {"cifp_jax": jax_works.step, "pytorch": torch_works.step}
+    for name, work in list(WORKS.items())[: QUICK if args.quick else None]:
+        if args.only not in name:
+            continue
+        arguments = dict(zip(("network", "method", "shape", "batch"), work, strict=True))
+        tables.CONSOLE.print(name)
+        results = interleave(
+            sides,
+            arguments | {"precision": args.precision},
+            3 if args.quick else args.repeats,
+        )
+        rows.append(tables.row(name, results, limits))
+    tables.show("one training step", rows)
+    tables.write(args.out, "step", limits, rows)
+
+
+if __name__ == "__main__":
+    main()

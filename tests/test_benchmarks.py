@@ -1,0 +1,80 @@
+"""The harness of the benchmarks, and PyTorch's side where PyTorch is there."""
+
+import json
+import os
+
+import pytest
+
+from benchmarks import tables
+from benchmarks.sides import Result, SideError, Work, interleave
+
+
+def counts(path, name):
+    def run():
+        with open(path, "a") as file:
+            file.write(name)
+
+    return Work(run, lambda: {"flops": 6.0, "bytes": 1.0})
+
+
+def first(path):
+    return counts(path, "a")
+
+
+def second(path):
+    return counts(path, "b")
+
+
+def missing(path):
+    raise ImportError("not here; pip install it")
+
+
+def dying(path):
+    os._exit(1)
+
+
+def test_sides_take_turns_after_one_warm_up_each(tmp_path):
+    path = tmp_path / "order"
+    results = interleave({"one": first, "two": second}, {"path": path}, repeats=3)
+    assert path.read_text() == "ab" + "ab" * 3
+    assert len(results["one"].seconds) == 3
+    assert results["two"].facts == {"flops": 6.0, "bytes": 1.0}
+
+
+def test_a_side_that_fails_is_named_and_the_other_goes_on(tmp_path):
+    sides = {"one": first, "two": missing, "three": dying}
+    results = interleave(sides, {"path": tmp_path / "order"}, repeats=2)
+    assert len(results["one"].seconds) == 2
+    assert isinstance(results["two"], SideError)
+    assert "pip install it" in str(results["two"])
+    assert isinstance(results["three"], SideError)
+
+
+def test_a_row_has_the_ratio_of_medians_and_the_share_of_the_limit(tmp_path):
+    ours = Result([1.0, 2.0, 30.0], 5.0, {"flops": 6.0, "bytes": 1.0})
+    other = Result([4.0, 4.0, 4.0], 5.0, {})
+    limits = {"flops_per_s": 6.0, "bytes_per_s": 2.0}  # 1 s for operations, half for bytes
+    row = tables.row("work", {"cifp_jax": ours, "pytorch": other}, limits)
+    assert row["ratio"] == 0.5
+    assert row["share_of_limit"] == 0.5
+    tables.write(tmp_path / "new" / "step.json", "step", limits, [row])
+    written = json.loads((tmp_path / "new" / "step.json").read_text())
+    assert written["rows"][0]["cifp_jax"]["seconds"] == [1.0, 2.0, 30.0]
+    assert written["machine"]["jax"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "classes", "count"), [("vnet", 3, 2, 9_448_866), ("unet", 2, 4, 1_813_764)]
+)
+def test_pytorch_trains_the_same_networks(name, rank, classes, count):
+    pytest.importorskip("torch", reason="the extra [benchmark] is not installed")
+    from benchmarks import torch_works
+    from benchmarks.torch_networks import NETWORKS
+
+    model = NETWORKS[name](rank, classes)
+    assert sum(p.numel() for p in model.parameters()) == count
+    work = torch_works.step(
+        network=name, method="cifp", shape=(16,) * rank, batch=2, precision="float32"
+    )
+    work.run()
+    assert work.facts()["peak_memory"] > 0
