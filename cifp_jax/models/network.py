@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from cifp_jax.models.layers import Keys
 
 Stats = Mapping[str, Any]
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Network(NamedTuple):
@@ -39,6 +41,8 @@ def bind(
     *,
     train: bool,
     extra: Mapping[str, Any] | None = None,
+    precision: str = "float32",
+    remat: bool = False,
 ) -> Network:
     """The network of `model` with these parameters.
 
@@ -49,18 +53,32 @@ def bind(
       train: True normalises with the batch's statistics; False with the running ones, which are
         then returned unchanged.
       extra: parameters of the method itself.
+      precision: of images, features and products, one of `PRECISIONS`. Parameters, statistics,
+        logits, and with them the losses, are float32 either way.
+      remat: compute activations again in the backward pass instead of keeping them.
     """
+    dtype = PRECISIONS[precision]
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda a: a.astype(dtype), tree)
 
     def call(method: str) -> Callable[..., tuple[Any, Stats]]:
         def apply(x: Any, keys: Keys | None, stats: Stats) -> tuple[Any, Stats]:
-            variables = {"params": params, "batch_stats": stats}
-            if not train:
-                return model.apply(variables, x, train=False, keys=keys, method=method), stats
-            out, moved = model.apply(
-                variables, x, train=True, keys=keys, method=method, mutable=["batch_stats"]
-            )
-            return out, moved["batch_stats"]
+            variables = {"params": cast(params), "batch_stats": stats}
+            if train:
+                out, moved = model.apply(
+                    variables,
+                    cast(x),
+                    train=True,
+                    keys=keys,
+                    method=method,
+                    mutable=["batch_stats"],
+                )
+                stats = moved["batch_stats"]
+            else:
+                out = model.apply(variables, cast(x), train=False, keys=keys, method=method)
+            return out if method == "encode" else out.astype(jnp.float32), stats
 
-        return apply
+        return jax.checkpoint(apply) if remat else apply
 
     return Network(call("encode"), call("decode"), call("__call__"), batch_stats, extra or {})
