@@ -3,7 +3,7 @@
 import inspect
 from typing import Any, TypeAlias
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from cifp_jax.methods import METHODS
 
@@ -15,6 +15,12 @@ def method_defaults(name: str) -> dict[str, Any]:
     """The settings of a method and their defaults, read from the signature of its loss."""
     parameters = inspect.signature(METHODS[name].loss).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _open_settings() -> dict[str, Any]:
+    """Every setting of every method, typed and without a value."""
+    defaults = [method_defaults(name) for name in METHODS]
+    return {k: config_dict.placeholder(type(v)) for own in defaults for k, v in own.items()}
 
 
 def default_config() -> Config:
@@ -47,7 +53,11 @@ def default_config() -> Config:
     config.model.classes = 4  # background included
     config.model.filters = (16, 32, 64, 128, 256)
 
-    config.method = ConfigDict({"name": "cifp", **method_defaults("cifp")})
+    # A setting of a method is, in this order: 1. `config.method.<setting>` where it is given (on
+    # the command line, or for a whole variant of a configuration), 2. what a configuration sets
+    # for that method on its data, `config.presets.<method>`, 3. the default in the method's loss.
+    config.method = ConfigDict({"name": "cifp", **_open_settings()})
+    config.presets = ConfigDict({name: ConfigDict() for name in METHODS})
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.01

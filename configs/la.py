@@ -20,7 +20,9 @@ def get_config(variant: str = "full") -> Config:
     config.model.classes = 2
     config.training.steps = 15_000
     config.training.evaluate_every = 0
-    config.method.ramp_steps = 6000
+    config.presets.ad_mt.update(threshold=0.8, criterion="ce", period=19, ramp_steps=6000)
+    config.presets.bcp.pretrain_steps = 2000
+    config.presets.crossmatch.update(threshold=0.75, distill=1.0)
     config.evaluation.report = "last"
     if variant == "laptop":
         config.data.validation = 10
@@ -29,6 +31,8 @@ def get_config(variant: str = "full") -> Config:
         config.training.steps = 2000
         config.training.evaluate_every = 500
         config.method.ramp_steps = 1000
+        config.method.threshold_steps = 2000
+        config.method.pretrain_steps = 500
         config.evaluation.stride = (32, 32, 24)
     elif variant != "full":
         raise ValueError(f"configs/la.py has no variant {variant!r}; known: full, laptop.")

@@ -85,7 +85,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         if last is not None:
             state = checkpoints.restore(state, last, iterator)
             CONSOLE.print(f"resumed {workdir} at step {last}")
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        (workdir / "config.json").write_text(build.describe(config))
         with MetricWriter(workdir, int(state.step)) as writer, _stop_on_signal() as stop:
             finished = _run(config, split, state, iterator, mesh, checkpoints, writer, stop)
     if finished:
@@ -120,7 +120,8 @@ def _run(
         if step > first and (ended or evaluates or step % training.checkpoint_every == 0):
             figures = None
             if evaluates and predictor is not None:
-                figures = _evaluate(config, predictor(state), split.validation).means()
+                predict = predictor(build.network_variables(config, state))
+                figures = _evaluate(config, predict, split.validation).means()
                 writer.write(step, {f"validation/{k}": v for k, v in figures.items()})
                 progress.validated(step, figures)
             checkpoints.save(state, iterator, figures)
@@ -163,7 +164,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         for rule, step in steps.items():
             if step is None:
                 continue
-            predict = predictor(checkpoints.restore(like, step))
+            state = checkpoints.restore(like, step)
+            predict = predictor(build.network_variables(config, state))
             for name, cases in lists.items():
                 if (step, name) not in done:
                     done[step, name] = _evaluate(config, predict, cases)
@@ -191,7 +193,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> build.Predict:
     """`predict(image) -> probabilities` of a checkpoint of a run."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return build.make_predictor(config)(checkpoints.restore(build.make_state(config), step))
+        state = checkpoints.restore(build.make_state(config), step)
+    return build.make_predictor(config)(build.network_variables(config, state))
 
 
 def reported(summaries: dict[str, Any]) -> dict[str, Any]:
