@@ -1,6 +1,8 @@
 """The settings that every configuration starts from, with their meaning."""
 
 import inspect
+import json
+import pathlib
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
@@ -82,4 +84,20 @@ def default_config() -> Config:
     config.evaluation.weights = "ema"  # which network is evaluated: ema or student
     config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
     config.evaluation.overlays = 3  # cases drawn as PNG
+    return config
+
+
+def load_config(path: pathlib.Path) -> Config:
+    """The configuration of a run, from the `config.json` that it wrote.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or no configuration in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: name the --workdir of a run.")
+    config = default_config()
+    try:
+        config.update(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a run's configuration: {error}") from error
     return config

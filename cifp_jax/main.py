@@ -27,6 +27,9 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "Train and evaluate, or evaluate a finished run."
 )
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "With --mode=evaluate: a file of `cifp_jax.export` in place of a run."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "This is one process of several (TPU pod, cluster): join them first."
 )
@@ -68,6 +71,8 @@ def main(argv: Sequence[str]) -> None:
             compare.run(config, workdir, mode=_MODE.value)
         elif _MODE.value == "train":
             loop.train(config, workdir)
+        elif _WEIGHTS.value:
+            loop.evaluate_weights(config, pathlib.Path(_WEIGHTS.value), workdir)
         else:
             loop.evaluate(config, workdir)
     except (ValueError, FileNotFoundError) as error:

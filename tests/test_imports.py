@@ -14,6 +14,8 @@ BELOW = {
     "training": {"config", "methods", "evaluation", "data", "models", "parallel"},
     "config": {"methods"},
     "main": {"training", "config", "parallel"},
+    "export": {"training", "config", "data"},
+    "import_torch": {"training"},
     "__init__": {"training", "methods", "models", "evaluation", "data", "parallel", "config"},
 }
 
