@@ -197,6 +197,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
                         "weights": config.evaluation.weights,
                         "method": config.method.name,
                         "seed": config.seed,
+                        "hardware": parallel.hardware(),
                     },
                 )
                 if rule == chosen:
