@@ -10,6 +10,7 @@ and UA-MT train the one without, which is the one that is meant here.
 """
 
 import argparse
+import importlib
 import pathlib
 import pickle
 import sys
@@ -122,7 +123,7 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
     classes = int(flat["params", "head", "bias"].shape[0])
     model = NETWORKS[name](classes=classes, filters=filters)
     image = jax.ShapeDtypeStruct((1, *(16,) * (kernel.ndim - 2), kernel.shape[-2]), np.float32)
-    wanted = flatten_dict(
+    wanted: dict[Any, Any] = flatten_dict(
         jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
     )
     for path, shape in wanted.items():
@@ -148,8 +149,7 @@ def read(path: pathlib.Path) -> Tensors:
       ValueError: it holds something else, or cannot be read.
       ModuleNotFoundError: PyTorch is not installed.
     """
-    import torch
-
+    torch: Any = importlib.import_module("torch")  # an extra, and only needed here
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file is missing.")
     try:

@@ -27,8 +27,14 @@ from experiments import tables
 from experiments.collect import collect, read_results
 from experiments.report import RESULTS
 
-# On phantoms it is compilation that takes the time.
-_QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+def quick(cache: pathlib.Path) -> dict[str, str]:
+    """Variables for runs on phantoms, which mostly compile: programs are kept, and not optimised."""
+    return {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(cache.absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 @contextlib.contextmanager
@@ -194,9 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         seeds = tuple(int(seed) for seed in given.seeds.split(","))
         cells = choose(given.table, given.budget, seeds, given.only, given.data)
-        outcome = run_table(
-            cells, runs, results, environment=_QUICK if given.table == "smoke" else {}
-        )
+        environment = quick(runs / "xla") if given.table == "smoke" else {}
+        outcome = run_table(cells, runs, results, environment=environment)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     failed = [cell for cell, status in outcome.items() if status == "failed"]

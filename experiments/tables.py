@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from cifp_jax.config import method_defaults
+
 BUDGETS = ("laptop", "full")
 # The method of this project first, then what it is measured against, then the rest.
 METHODS = (
@@ -114,9 +116,12 @@ def _smoke(seed: int) -> list[Cell]:
         "data.batch_unlabeled": 2,
         "training.steps": 4,
         "training.log_every": 2,
-        "method.pretrain_steps": 2,
-        "method.ramp_steps": 2,
         "evaluation.overlays": 0,
+    }
+    brief = {"pretrain_steps": 2, "ramp_steps": 2}
+    ramps = {
+        name: {f"method.{k}": v for k, v in brief.items() if k in method_defaults(name)}
+        for name in METHODS
     }
     ranks = {
         "2d": {
@@ -137,7 +142,7 @@ def _smoke(seed: int) -> list[Cell]:
             f"{rank}_{name}_seed{seed}",
             name,
             f"configs/demo.py:{rank}",
-            {**short, **settings, "method.name": name},
+            {**short, **settings, "method.name": name, **ramps[name]},
         )
         for name in METHODS
         for rank, settings in ranks.items()

@@ -19,8 +19,9 @@ SPIRAL = np.array([[c == "#" for c in line] for line in spiral.split()])
 
 def largest(mask: np.ndarray) -> int:
     """Size of the largest component, by SciPy."""
-    labels, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
-    return int(np.bincount(labels.ravel())[1:].max()) if count else 0
+    labels = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, np.ones((3,) * mask.ndim), output=labels)
+    return int(np.bincount(labels.ravel())[1:].max())
 
 
 @pytest.mark.parametrize("shape", [(24, 17), (9, 8, 7)])

@@ -82,8 +82,7 @@ def test_every_cell_is_a_configuration_that_can_run(table, budget):
         build.check_config(config)
         # A setting that the method lacks would be left out without a word.
         given = {k.removeprefix("method.") for k in cell.settings if k.startswith("method.")}
-        if table != "smoke":
-            assert given <= {"name", *method_defaults(config.method.name)}, cell.name
+        assert given <= {"name", *method_defaults(config.method.name)}, cell.name
 
 
 def test_the_tables_hold_every_method_and_the_protocols_numbers():

@@ -120,8 +120,7 @@ def make_vnet(torch, parted):
 
 def build(kind):
     """The network in evaluation, with running statistics unlike those of a fresh one."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     network = make_unet(torch) if kind == "unet" else make_vnet(torch, kind == "bcp")
     for module in network.modules():
@@ -135,8 +134,7 @@ def build(kind):
 @needs_torch
 @pytest.mark.parametrize(("kind", "inside"), [("unet", "model"), ("ua_mt", None), ("bcp", "net")])
 def test_logits_are_equal(kind, inside, tmp_path):
-    import torch
-
+    torch = pytest.importorskip("torch")
     network = build(kind)
     state = network.state_dict()
     if inside == "model":
@@ -164,8 +162,7 @@ def test_logits_are_equal(kind, inside, tmp_path):
 
 @needs_torch
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    import torch
-
+    torch = pytest.importorskip("torch")
     torch.save({"net": Trap()}, tmp_path / "a.pth")
     with pytest.raises(SystemExit, match="tensors alone, and was not loaded"):
         import_torch.main([str(tmp_path / "a.pth"), str(tmp_path / "out")])

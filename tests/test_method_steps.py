@@ -1,6 +1,7 @@
 """Every method takes real steps, in 2D and in 3D, with as many networks as it asks for."""
 
 import functools
+from typing import Any
 
 import grain
 import jax
@@ -105,7 +106,7 @@ def test_several_networks_and_devices(name):
 
 @pytest.mark.parametrize("name", ["ad_mt", "cps"])
 def test_several_networks_are_saved_and_restored(name, tmp_path):
-    _, state = make(name, (8, 8))
+    state: Any = make(name, (8, 8))[1]
     # Neither copies of one another, nor the same buffers, which a step could not donate.
     leaves = jax.tree.leaves((state.params, state.ema_params))
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)

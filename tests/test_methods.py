@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,12 +70,12 @@ def compile_loss(name, student, teacher, **settings):
     )
 
 
-def run(name, batch, student=1.0, teacher=1.0, step=LATE, seeds=(0,), **settings):
+def run(name, batch, student: Any = 1.0, teacher: Any = 1.0, step=LATE, seeds=(0,), **settings):
     """Total, passes that moved the statistics, and the metrics divided; of the last seed."""
     return run_all(name, batch, student, teacher, step, seeds, **settings)[-1]
 
 
-def run_all(name, batch, student=1.0, teacher=1.0, step=LATE, seeds=(0,), **settings):
+def run_all(name, batch, student: Any = 1.0, teacher: Any = 1.0, step=LATE, seeds=(0,), **settings):
     """What `run` returns, for every seed."""
     loss = compile_loss(name, student, teacher, **settings)
     with parallel.random_numbers():

@@ -59,7 +59,7 @@ def loss(
       The loss, and the moved batch statistics with the metrics: global `(sum, count)` pairs.
     """
     del teacher, step
-    rng_keys, rng_views, rng_drop, rng_feature, *rng_strong = jax.random.split(rng, 6)
+    rng_keys, rng_views, rng_drop, rng_feature, rng_1, rng_2 = jax.random.split(rng, 6)
     stats, unlabeled = student.batch_stats, batch["unlabeled"]
     join = functools.partial(parallel.concat_streams, shards=shards)
     keys_of = functools.partial(parallel.example_keys, index=unlabeled["index"])
@@ -72,8 +72,7 @@ def loss(
         rng_views, unlabeled["image"], unlabeled["index"], count=2, cutmix=cutmix
     )
     (x_1, goal_1), (x_2, goal_2) = views.mix(goal, *drawn)
-    strong_keys = join(*(keys_of(k) for k in rng_strong))
-    both, _ = student.forward(join(x_1, x_2), strong_keys, stats)
+    both, _ = student.forward(join(x_1, x_2), join(keys_of(rng_1), keys_of(rng_2)), stats)
     logits_1, logits_2 = parallel.split_streams(both, x_1.shape[0], shards)
     dropped = drop_channels(clean.features, drop, keys_of(rng_drop))
     logits_f, _ = student.decode(dropped, keys_of(rng_feature), stats)

@@ -41,7 +41,8 @@ def several(entry: Any) -> tuple[Any, ...]:
 
 def entry(networks: tuple[Any, ...]) -> Any:
     """The inverse of `several`: what the state holds of these networks."""
-    return networks if len(networks) > 1 else networks[0]
+    first, *others = networks
+    return networks if others else first
 
 
 def create_train_state(
