@@ -29,7 +29,7 @@ from experiments.report import RESULTS
 
 
 def quick(cache: pathlib.Path) -> dict[str, str]:
-    """Variables for runs on phantoms, which mostly compile: programs are kept, and not optimised."""
+    """Variables for runs on phantoms: they mostly compile, so programs are kept as they come."""
     return {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(cache.absolute()),
