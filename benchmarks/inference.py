@@ -15,7 +15,9 @@ VOLUME = (10, 216, 256)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer windows, one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--batch", type=int, default=4, help="windows or slices in one pass")
@@ -33,10 +35,10 @@ def main() -> None:
     for name, work in works.items():
         arguments = dict(zip(("network", "shape", "patch", "stride"), work, strict=True))
         tables.CONSOLE.print(name)
-        results = interleave(
+        results, errors = interleave(
             sides, arguments | {"batch": args.batch}, 1 if args.quick else args.repeats
         )
-        rows.append(tables.row(name, results, {}))
+        rows.append(tables.row(name, results, errors, {}))
     tables.show("prediction of one volume", rows)
     tables.write(args.out, "inference", {}, rows)
 

@@ -87,7 +87,8 @@ def predict(
     config.evaluation.batch = batch
     if rank == 3:
         config.evaluation.stride = tuple(stride)
-    predictor = build.make_predictor(config)(build.make_state(config))
+    variables = build.network_variables(config, build.make_state(config))
+    predictor = build.make_predictor(config)(variables)
     volume = np.random.default_rng(0).normal(size=tuple(shape)).astype(np.float32)
     return Work(functools.partial(predictor, volume), lambda: {"peak_memory": peak_memory()})
 

@@ -106,7 +106,9 @@ def waiting(options: dict[str, Any], steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--layout", choices=("acdc", "la"), default="acdc")
     parser.add_argument("--root", default="", help="folder of real files; default: phantoms")
     parser.add_argument("--labeled", type=int, default=7, help="labelled patients or scans")
@@ -129,10 +131,10 @@ def main() -> None:
             config = configuration(**options)
             config.data.phantoms = 20
             build.make_split(config)
-        results = interleave({"cifp_jax": ours, "pytorch": pytorch}, options, args.repeats)
+        results, errors = interleave({"cifp_jax": ours, "pytorch": pytorch}, options, args.repeats)
         rank = splits.LAYOUTS[args.layout].rank
         name = f"{BATCHES} batches of {24 if rank == 2 else 4} images, {args.workers} workers"
-        row = tables.row(name, results, {})
+        row = tables.row(name, results, errors, {})
         if args.steps:
             row["waiting_share"] = waiting(options, args.steps)
             tables.CONSOLE.print(

@@ -64,7 +64,7 @@ def _receive(pipe: Connection) -> Any:
 
 def interleave(
     sides: dict[str, Callable[..., Work]], arguments: dict[str, Any], repeats: int
-) -> dict[str, Result | SideError]:
+) -> tuple[dict[str, Result], dict[str, SideError]]:
     """Times each side `repeats` times, one turn of each after the other.
 
     Args:
@@ -73,11 +73,12 @@ def interleave(
       repeats: turns of each side.
 
     Returns:
-      By name, the times, or the error of a side that failed; the others go on without it.
+      By name, the times, and the errors of sides that failed; the others go on without them.
     """
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
-    results: dict[str, Result | SideError] = {}
+    results: dict[str, Result] = {}
+    errors: dict[str, SideError] = {}
     processes = []
     for name, prepare in sides.items():
         pipes[name], other = context.Pipe()
@@ -89,15 +90,14 @@ def interleave(
         try:
             results[name] = Result([], _receive(pipes[name]), {})
         except (SideError, EOFError) as error:
-            results[name] = SideError(str(error) or "the process died (out of memory?)")
-    alive = [name for name, result in results.items() if isinstance(result, Result)]
+            errors[name] = SideError(str(error) or "the process died (out of memory?)")
     for _ in range(repeats):
-        for name in alive:
+        for name, result in results.items():
             pipes[name].send(True)
-            results[name].seconds.append(_receive(pipes[name]))
-    for name in alive:
+            result.seconds.append(_receive(pipes[name]))
+    for name, result in results.items():
         pipes[name].send(False)
-        results[name] = results[name]._replace(facts=_receive(pipes[name]))
+        results[name] = result._replace(facts=_receive(pipes[name]))
     for process in processes:
         process.join()
-    return results
+    return results, errors

@@ -24,7 +24,9 @@ QUICK = 2  # the first works only, with few turns
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="supervised steps only, three turns")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
     parser.add_argument("--only", default="", help="works whose name contains this")
@@ -46,12 +48,12 @@ def main() -> None:
             continue
         arguments = dict(zip(("network", "method", "shape", "batch"), work, strict=True))
         tables.CONSOLE.print(name)
-        results = interleave(
+        results, errors = interleave(
             sides,
             arguments | {"precision": args.precision},
             3 if args.quick else args.repeats,
         )
-        rows.append(tables.row(name, results, limits))
+        rows.append(tables.row(name, results, errors, limits))
     tables.show("one training step", rows)
     tables.write(args.out, "step", limits, rows)
 

@@ -42,13 +42,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def row(work: str, results: dict[str, Result | SideError], limits: dict[str, float]) -> dict:
+def row(
+    work: str,
+    results: dict[str, Result],
+    errors: dict[str, SideError],
+    limits: dict[str, float],
+) -> dict[str, Any]:
     """One row: medians, their ratio, and the share of the machine's limit that ours achieves."""
     out: dict[str, Any] = {"work": work}
+    out |= {name: {"error": str(error)} for name, error in errors.items()}
     for name, result in results.items():
-        if isinstance(result, SideError):
-            out[name] = {"error": str(result)}
-            continue
         out[name] = {
             "median_s": result.median,
             "seconds": result.seconds,

@@ -3,7 +3,8 @@
 The same passes, losses, views and attention; random numbers differ, so values do not agree.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -3,7 +3,8 @@
 Modules carry the names of their Flax counterparts. Both work in 2D and 3D.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
 from collections.abc import Sequence
 
 import torch

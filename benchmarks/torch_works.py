@@ -1,6 +1,7 @@
 """The works on PyTorch's side, in its best memory format; compiled and autocast on accelerators."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
 import contextlib
 import resource
 from collections.abc import Sequence

@@ -1,9 +1,11 @@
 """The settings that every configuration starts from, with their meaning."""
 
 import inspect
+import json
+import pathlib
 from typing import Any, TypeAlias
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from cifp_jax.methods import METHODS
 
@@ -17,6 +19,12 @@ def method_defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
+def _open_settings() -> dict[str, Any]:
+    """Every setting of every method, typed and without a value."""
+    defaults = [method_defaults(name) for name in METHODS]
+    return {k: config_dict.placeholder(type(v)) for own in defaults for k, v in own.items()}
+
+
 def default_config() -> Config:
     """A configuration with every key set; a file in `configs/` overrides what differs.
 
@@ -26,6 +34,7 @@ def default_config() -> Config:
     config = ConfigDict()
     config.seed = 0  # initialisation, views, dropout and the order of the data follow from it
     config.parallel = "jit"  # jit (mesh of all devices), pmap (devices of one process), none
+    config.precision = "float32"  # of a step's images and features: float32 or bfloat16
     config.compare = ()  # methods to train one after the other and to compare, e.g. ("cifp",)
 
     config.data = ConfigDict()
@@ -47,7 +56,11 @@ def default_config() -> Config:
     config.model.classes = 4  # background included
     config.model.filters = (16, 32, 64, 128, 256)
 
-    config.method = ConfigDict({"name": "cifp", **method_defaults("cifp")})
+    # A setting of a method is, in this order: 1. `config.method.<setting>` where it is given (on
+    # the command line, or for a whole variant of a configuration), 2. what a configuration sets
+    # for that method on its data, `config.presets.<method>`, 3. the default in the method's loss.
+    config.method = ConfigDict({"name": "cifp", **_open_settings()})
+    config.presets = ConfigDict({name: ConfigDict() for name in METHODS})
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.01
@@ -60,6 +73,7 @@ def default_config() -> Config:
 
     config.training = ConfigDict()
     config.training.steps = 30_000
+    config.training.remat = False  # compute activations twice instead of keeping them
     config.training.log_every = 50
     config.training.evaluate_every = 200  # 0: at the end only
     config.training.checkpoint_every = 1000
@@ -72,4 +86,20 @@ def default_config() -> Config:
     config.evaluation.weights = "ema"  # which network is evaluated: ema or student
     config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
     config.evaluation.overlays = 3  # cases drawn as PNG
+    return config
+
+
+def load_config(path: pathlib.Path) -> Config:
+    """The configuration of a run, from the `config.json` that it wrote.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or no configuration in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: name the --workdir of a run.")
+    config = default_config()
+    try:
+        config.update(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a run's configuration: {error}") from error
     return config

@@ -13,7 +13,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cifp_jax.config import default_config
+from cifp_jax.config import default_config, method_defaults
+from cifp_jax.methods import METHODS
 from cifp_jax.training import build, compare, loop
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -26,6 +27,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "Train and evaluate, or evaluate a finished run."
+)
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "With --mode=evaluate: a file of `cifp_jax.export` in place of a run."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "This is one process of several (TPU pod, cluster): join them first."
@@ -40,16 +44,30 @@ def default_workdir(config_file: str, method: str) -> pathlib.Path:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a setting that does not exist is answered with the nearest ones."""
+    """Parses the command line.
+
+    A setting that does not exist is answered with the nearest ones, and one of another method with
+    those that the chosen method has.
+    """
     known = default_config().to_dict()
     names = [f"{part}.{key}" for part, own in known.items() if isinstance(own, dict) for key in own]
     names += [name for name, own in known.items() if not isinstance(own, dict)]
+    given = []  # settings of the method
     for argument in argv:
         flag, _, name = argument.split("=")[0].lstrip("-").partition(".")
         if flag == "config" and name and name not in names:
             nearest = difflib.get_close_matches(name, names, cutoff=0.0)
             sys.exit(f"error: no setting config.{name}; the nearest are {', '.join(nearest)}.")
-    return app.parse_flags_with_usage(argv)
+        if flag == "config" and name.startswith("method.") and name != "method.name":
+            given.append(name.removeprefix("method."))
+    left, config = app.parse_flags_with_usage(argv), _CONFIG.value
+    if config is not None and not config.compare and config.method.name in METHODS:
+        own = method_defaults(config.method.name)
+        for name in given:
+            if name not in own:
+                has = ", ".join(own) or "none"
+                sys.exit(f"error: {config.method.name} has no setting {name}; it has: {has}.")
+    return left
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
             compare.run(config, workdir, mode=_MODE.value)
         elif _MODE.value == "train":
             loop.train(config, workdir)
+        elif _WEIGHTS.value:
+            loop.evaluate_weights(config, pathlib.Path(_WEIGHTS.value), workdir)
         else:
             loop.evaluate(config, workdir)
     except (ValueError, FileNotFoundError) as error:

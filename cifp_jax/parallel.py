@@ -11,6 +11,7 @@ over a mesh of all devices of all processes (`jit`), and pmapped over the device
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,14 @@ def shard_count(mode: str) -> int:
     if mode == "pmap" and jax.process_count() > 1:
         raise ValueError("pmap runs on the devices of one process; set config.parallel='jit'.")
     return 1 if mode == "none" else jax.device_count()
+
+
+def hardware() -> str:
+    """What computes, for the record: `2 x NVIDIA ...`, or the cores of a CPU."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"{os.cpu_count()} CPU cores"
+    return f"{jax.device_count()} x {device.device_kind}"
 
 
 def psum(tree: PyTree, axis_name: str | None) -> PyTree:

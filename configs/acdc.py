@@ -13,7 +13,10 @@ def get_config(variant: str = "full") -> Config:
     config.data.name = "acdc"
     config.data.root = "data/ACDC"
     config.data.labeled = 7
-    config.method.ramp_steps = 7500
+    config.presets.cifp.ramp_steps = 7500
+    for name in ("mean_teacher", "ua_mt", "cps"):
+        config.presets[name].ramp_steps = 30_000
+    config.presets.ua_mt.threshold_steps = 30_000
     if variant == "laptop":
         config.data.patch_size = (96, 96)
         config.data.batch_labeled = config.data.batch_unlabeled = 4
@@ -21,7 +24,9 @@ def get_config(variant: str = "full") -> Config:
         config.training.steps = 4500
         config.training.evaluate_every = 500
         config.training.checkpoint_every = 250
-        config.method.ramp_steps = 1500  # a short budget wants a ramp over a third of it
+        # A short budget wants ramps, and a pre-training, over a third of it.
+        config.method.ramp_steps = config.method.pretrain_steps = 1500
+        config.method.threshold_steps = 4500
     elif variant != "full":
         raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: full, laptop.")
     return config

@@ -1,33 +1,79 @@
-"""Brings finished or half-finished runs into `experiments/results/`.
+"""Brings finished runs into `experiments/results/`, one JSON a run.
 
-    python -m experiments.collect experiments/results/acdc_laptop runs/acdc_laptop_supervised \
-        runs/acdc_laptop_cifp
+    python -m experiments.collect experiments/results/acdc_laptop runs/acdc_laptop_cifp
 
-Of each run it takes the configuration, the metrics and the figures: no scan, no picture of one, no
-weights. Of all together it draws the curves.
+`experiments.run` does it for the runs that it makes; this command is for a run that was started by
+hand. Of a run it takes the configuration, the figures and the curve: no scan, no picture of one, no
+weights, no path.
 """
 
 import argparse
+import json
 import pathlib
-import shutil
+import sys
+from typing import Any
 
-from cifp_jax.evaluation.report import draw_curves
-
-KEPT = ("config.json", "metrics.jsonl", "log.txt")
-FIGURES = ("summary.json", "cases.csv")
+from cifp_jax.evaluation.report import PROTOCOL, write_json
 
 
-def collect(out: pathlib.Path, runs: list[pathlib.Path]) -> None:
-    """Copies the small files of `runs` below `out`, each in a folder of the run's name."""
-    for run in runs:
-        found = [run / name for name in KEPT]
-        for name in FIGURES:
-            found += sorted(run.glob(f"evaluation/*/*/{name}"))
-        for file in filter(pathlib.Path.is_file, found):
-            copy = out / run.name / file.relative_to(run)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
-    draw_curves({run.name: out / run.name / "metrics.jsonl" for run in runs}, out / "curves.png")
+def collect(run: pathlib.Path, *, label: str = "", seconds: float | None = None) -> dict[str, Any]:
+    """What is kept of a finished run.
+
+    Args:
+      run: its workdir.
+      label: what tables call it; by default its method.
+      seconds: that it took, where known.
+
+    Returns:
+      `protocol`, `label`, `seconds`, `config`, `reported` (the summary that the run is known by: of
+      its test list where it has one), `checkpoints` (overall figures of every evaluation), `curve`
+      (steps and validation Dice).
+
+    Raises:
+      FileNotFoundError: the run has not been evaluated.
+    """
+    paths = sorted(run.glob("evaluation/*/*/summary.json"))
+    summaries = {f"{p.parts[-3]}/{p.parts[-2]}": json.loads(p.read_text()) for p in paths}
+    chosen = [s for s in summaries.values() if s["facts"]["reported"]]
+    if not chosen:
+        raise FileNotFoundError(f"{run} holds no evaluation: train it to its end first.")
+    reported = next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])
+    config = json.loads((run / "config.json").read_text())
+    config["data"].pop("root", None)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "validation/dice" in row]
+    return {
+        "protocol": reported["facts"]["protocol"],
+        "label": label or config["method"]["name"],
+        "seconds": seconds,
+        "config": config,
+        "reported": reported,
+        "checkpoints": {name: summary["overall"] for name, summary in summaries.items()},
+        "curve": {
+            "step": [row["step"] for row in rows],
+            "dice": [row["validation/dice"] for row in rows],
+        },
+    }
+
+
+def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The results of a folder, by name.
+
+    Raises:
+      ValueError: one is of another version of the protocol, or no result.
+    """
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        version = result.get("protocol") if isinstance(result, dict) else None
+        if version != PROTOCOL:
+            raise ValueError(
+                f"{path} is of protocol {version!r}, not {PROTOCOL!r}: figures of both cannot "
+                f"stand in one table. Evaluate its run again (--mode=evaluate) and collect it, or "
+                f"take the file away."
+            )
+        results[path.stem] = result
+    return results
 
 
 def main() -> None:
@@ -35,12 +81,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=pathlib.Path, help="folder below experiments/results")
-    parser.add_argument("runs", type=pathlib.Path, nargs="+", help="workdirs, with their log.txt")
-    arguments = parser.parse_args()
-    for run in arguments.runs:
-        if not (run / "metrics.jsonl").is_file():
-            parser.error(f"{run} has no metrics.jsonl: name the --workdir of a run")
-    collect(arguments.out, arguments.runs)
+    parser.add_argument("runs", type=pathlib.Path, nargs="+", help="workdirs of finished runs")
+    given = parser.parse_args()
+    try:
+        for run in given.runs:
+            write_json(given.out / f"{run.name}.json", collect(run))
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def root(tmp_path_factory):
     [
         ("model.name", "wnet", "config.model.name is 'wnet'; known: unet, vnet"),
         ("data.name", "mri", "known: la, acdc"),
-        ("method.name", "cipf", "known: cifp, supervised"),
+        ("method.name", "cipf", "known: ad_mt, bcp, cifp, cps"),
         ("parallel", "tpu", "known: jit, pmap, none"),
         ("evaluation.weights", "mean", "known: ema, student"),
         ("evaluation.report", "first", "known: last, best"),

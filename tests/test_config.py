@@ -1,10 +1,12 @@
 """Every configuration loads, passes the checks, and takes its method's settings from one place."""
 
 import importlib
+import json
 
 import pytest
 
 from cifp_jax.config import default_config, method_defaults
+from cifp_jax.methods import METHODS
 from cifp_jax.training import build
 
 VARIANTS = [
@@ -41,4 +43,35 @@ def test_the_protocols():
 def test_settings_of_the_method_come_from_its_loss():
     assert method_defaults("supervised") == {}
     assert method_defaults("cifp")["tau"] == 0.1
-    assert default_config().method.tau == 0.1
+    # Left open in the configuration, so that no method's default stands for another's.
+    assert default_config().method.tau is None
+
+
+def test_a_setting_has_one_type_in_all_methods():
+    types = {}
+    for name in METHODS:
+        for key, value in method_defaults(name).items():
+            assert types.setdefault(key, type(value)) is type(value), key
+
+
+def test_given_settings_come_before_those_of_the_data_before_those_of_the_loss():
+    config = importlib.import_module("configs.la").get_config()
+    config.method.name = "ad_mt"
+    chosen = build.method_config(config)
+    assert (chosen["threshold"], chosen["criterion"]) == (0.8, "ce")
+    config.method.threshold = 0.9
+    assert build.method_config(config)["threshold"] == 0.9
+    config.method.name = "fixmatch"
+    assert build.method_config(config) == {"threshold": 0.9}
+    config.method.threshold = None
+    assert build.method_config(config) == {}
+    written = json.loads(build.describe(config))
+    assert written["method"] == {"name": "fixmatch", "threshold": 0.95, "cutmix": 0.5}
+    assert "presets" not in written
+
+
+def test_a_preset_that_its_method_lacks_names_those_it_has():
+    config = importlib.import_module("configs.acdc").get_config()
+    config.presets.fixmatch.tau = 0.5
+    with pytest.raises(ValueError, match=r"presets.fixmatch is 'tau'; known: threshold, cutmix"):
+        build.check_config(config)

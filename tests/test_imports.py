@@ -13,7 +13,9 @@ BELOW = {
     "evaluation": {"data", "models", "parallel"},
     "training": {"config", "methods", "evaluation", "data", "models", "parallel"},
     "config": {"methods"},
-    "main": {"training", "config", "parallel"},
+    "main": {"training", "config", "methods", "parallel"},
+    "export": {"training", "config", "data"},
+    "import_torch": {"training"},
     "__init__": {"training", "methods", "models", "evaluation", "data", "parallel", "config"},
 }
 

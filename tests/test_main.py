@@ -127,6 +127,7 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     ("flag", "answer"),
     [
         ("--config.data.root=nowhere", "nowhere: this folder of data is missing"),
+        ("--config.method.drop=0.1", "cifp has no setting drop; it has: perturbation, stages"),
         ("--config.method.tua=0.1", "no setting config.method.tua; the nearest are method.tau"),
     ],
 )

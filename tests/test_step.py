@@ -67,12 +67,16 @@ def make_batch(step: int, shape: tuple[int, ...], classes: int, size: int = 8) -
     }
 
 
-def make_all(network: str, name: str, **settings):
+def make_all(
+    network: str, name: str, *, precision: str = "float32", remat: bool = False, **settings
+):
     model, shape, classes = CASES[network]
     method = find_method(name)
     optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
     chosen = method_settings(method, {"ramp_steps": 2, "tokens": 8, **settings})
-    step = make_train_step(model, method, optimizer, ema_decay=0.9, settings=chosen)
+    step = make_train_step(
+        model, method, optimizer, ema_decay=0.9, settings=chosen, precision=precision, remat=remat
+    )
 
     def new_state():
         return create_train_state(
@@ -143,6 +147,51 @@ def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
             first.ema_params,
             second.ema_params,
         )
+
+
+def test_activations_computed_twice_give_the_same_parameters():
+    states = []
+    for remat in (False, True):
+        step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2), remat=remat)
+        states.append(run("none", step, new_state(), batch)[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)
+
+
+def test_bfloat16_keeps_the_state_and_the_losses_in_float32():
+    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2))
+    _, expected = run("none", step, new_state(), batch)
+    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2), precision="bfloat16")
+    text = jax.jit(step).lower(new_state(), batch(0)).as_text()
+    assert re.search(r"stablehlo.convolution.*bf16", text)
+    trees, metrics = run("none", step, new_state(), batch)
+    assert {a.dtype for a in jax.tree.leaves(trees)} == {np.dtype("float32")}
+    assert metrics["loss"][0].dtype == np.float32
+    # Eight bits of mantissa: a relative error of 0.4 % a product.
+    np.testing.assert_allclose(metrics["loss"][0], expected["loss"][0], rtol=0.02)
+
+
+def test_steps_after_the_first_compile_nothing():
+    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2))
+    mesh = parallel.make_mesh()
+    compiled = parallel.compile_step(step, "jit", mesh)
+    state = parallel.replicate(new_state(), "jit", mesh)
+    batches = [parallel.shard_batch(batch(i), "jit", mesh) for i in range(3)]
+    state, _ = compiled(state, batches[0])
+    events = []
+
+    def count(event: str, duration_secs: float, **_: str | int) -> None:
+        if "compile" in event:
+            events.append((event, duration_secs))
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for b in batches[1:]:
+            state, _ = compiled(state, b)
+        assert not events
+        jax.jit(lambda x: x + 1.5)(jnp.ones(3)).block_until_ready()
+        assert events, "the listener hears no compilation at all"
+    finally:
+        jax.monitoring.clear_event_listeners()
 
 
 def test_an_unknown_method_names_the_known_ones():

@@ -1,9 +1,26 @@
 """The science: pure functions of arrays. A new method is one file and one line in `METHODS`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cifp_jax.methods import cifp, supervised
+from cifp_jax.methods import (
+    ad_mt,
+    bcp,
+    cifp,
+    cps,
+    crossmatch,
+    fixmatch,
+    mean_teacher,
+    supervised,
+    ua_mt,
+    unimatch,
+)
+from cifp_jax.methods.teachers import one_teacher
+
+
+def _no_parameters(*_: Any, **settings: Any) -> dict[str, Any]:
+    del settings
+    return {}
 
 
 class Method(NamedTuple):
@@ -11,15 +28,33 @@ class Method(NamedTuple):
 
     Attributes:
       loss: `(student, teacher, batch, *, rng, step, axis_name, shards, **settings) ->
-        (loss, (batch_stats, metrics))`; the settings are keyword arguments with defaults.
+        (loss, (batch_stats, metrics))`; the settings are keyword arguments with defaults. Where a
+        method has several students (teachers), `student` (`teacher`) is a tuple of them, and so are
+        the batch statistics that a method of several students returns.
       init: `(rng, feature_channels, **settings) -> dict` of the method's own parameters.
+      students: networks that are trained, each with statistics of its own. The first is the one
+        that is evaluated and that the teachers follow.
+      teachers: moving averages of the first student; the first of them is evaluated.
+      decays: `(step, decay, **settings)` gives the decay of each teacher at a step, where `decay`
+        is `config.ema.decay`: 1 leaves a teacher as it is, 0 makes it the student.
     """
 
     loss: Callable
-    init: Callable
+    init: Callable = _no_parameters
+    students: int = 1
+    teachers: int = 1
+    decays: Callable = one_teacher
 
 
 METHODS: dict[str, Method] = {
+    "ad_mt": Method(ad_mt.loss, teachers=2, decays=ad_mt.decays),
+    "bcp": Method(bcp.loss, decays=bcp.decays),
     "cifp": Method(cifp.loss, cifp.init),
-    "supervised": Method(supervised.loss, supervised.init),
+    "cps": Method(cps.loss, students=2),
+    "crossmatch": Method(crossmatch.loss),
+    "fixmatch": Method(fixmatch.loss),
+    "mean_teacher": Method(mean_teacher.loss),
+    "supervised": Method(supervised.loss),
+    "ua_mt": Method(ua_mt.loss),
+    "unimatch": Method(unimatch.loss),
 }

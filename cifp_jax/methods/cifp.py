@@ -10,35 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import attention, losses, views
 from cifp_jax.methods.fusion import fuse, fusion_loss
+from cifp_jax.methods.passes import clean_pass
 from cifp_jax.methods.pseudo_labels import Metrics, metrics_of, teach
 from cifp_jax.models.network import Network
-
-
-def _strong_views(
-    rng: Key[Array, ""],
-    image: Float[Array, "u *spatial c"],
-    index: Int[Array, " u"],
-    count: int,
-    cutmix: float,
-) -> tuple[list[Float[Array, "u *spatial c"]], list[Bool[Array, "u *spatial"] | None]]:
-    """Photometric views before mixing, and the boxes to mix each with."""
-    if count not in (1, 2):
-        raise ValueError(f"config.method.strong_views is {count}; known: 1, 2.")
-    photos, boxes = [], []
-    for number in range(count):
-        keys = parallel.example_keys(jax.random.fold_in(rng, number), index)
-        photo_keys, box_keys = jax.vmap(jax.random.split)(keys).T
-        photos.append(jax.vmap(views.photometric)(photo_keys, image))
-        draw = functools.partial(
-            views.box_mask, spatial=image.shape[1:-1], probability=float(cutmix)
-        )
-        boxes.append(jax.vmap(draw)(box_keys) if cutmix > 0 else None)
-    return photos, boxes
 
 
 def loss(
@@ -155,20 +134,14 @@ def loss(
     rng_views, rng_strong = rngs[5:]
     stats = student.batch_stats
     join = functools.partial(parallel.concat_streams, shards=shards)
-    part = functools.partial(parallel.split_streams, n_a=x_l.shape[0], shards=shards)
     loss_of = functools.partial(fusion_loss, axis_name=axis_name, present_only=present_only)
 
-    # The clean pass.
-    keys = join(keys_l, keys_u)
-    features, moved = student.encode(join(x_l, x_w), keys, stats)
-    logits, moved = student.decode(features, keys, moved)
-    features_l, features_u = part(features)
-    logits_l, _ = part(logits)
-    label = losses.one_hot(batch["labeled"]["label"], logits.shape[-1])
-    terms = {"supervised": losses.segmentation_loss(logits_l, label, 1.0, axis_name)}
+    clean = clean_pass(student, batch, (keys_l, keys_u), axis_name=axis_name, shards=shards)
+    features_l, features_u, label = clean.features_l, clean.features, clean.label
+    terms = {"supervised": clean.supervised}
 
     # The teacher's pseudo labels.
-    photos, boxes = _strong_views(rng_views, x_w, index_u, strong_views, cutmix)
+    photos, boxes = views.strong_views(rng_views, x_w, index_u, count=strong_views, cutmix=cutmix)
     teaching = teach(
         teacher,
         settings,
@@ -184,13 +157,7 @@ def loss(
     goal = (teaching.fused.target, teaching.fused.reliability)
 
     # The strong views, in one batch.
-    x_s, goal_s = functools.reduce(
-        join,
-        [
-            (photo, goal) if box is None else views.cutmix((photo, goal), box)
-            for photo, box in zip(photos, boxes, strict=True)
-        ],
-    )
+    x_s, goal_s = functools.reduce(join, views.mix(goal, photos, boxes))
     keys = [parallel.example_keys(k, index_u) for k in jax.random.split(rng_strong, strong_views)]
     logits_s, _ = student.forward(x_s, functools.reduce(join, keys), stats)
     terms["strong"] = loss_of(logits_s, *goal_s)
@@ -226,7 +193,7 @@ def loss(
     figures = {name: (value, one) for name, value in terms.items()}
     figures |= {"loss": (total, one), "lambda": (weight, one)}
     metrics = jax.lax.stop_gradient(figures | metrics_of(teaching, axis_name))
-    return total, (moved, metrics)
+    return total, (clean.batch_stats, metrics)
 
 
 def init(rng: Key[Array, ""], feature_channels: tuple[int, ...], **settings: Any) -> dict[str, Any]:

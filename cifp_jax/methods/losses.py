@@ -82,6 +82,17 @@ def segmentation_loss(
     return (entropy + dice) / 2
 
 
+def squared_error(
+    probs: Float[Array, "b *spatial k"],
+    target: Float[Array, "b *spatial k"],
+    weights: Float[Array, "b *spatial"] | float,
+    axis_name: str | None,
+) -> Float[Array, ""]:
+    """`sum_v R_v * mean_c (p_vc - y_vc)^2 / sum_v R_v`; no gradient reaches the target."""
+    values = jnp.mean((probs - jax.lax.stop_gradient(target)) ** 2, axis=-1)
+    return parallel.weighted_mean(values, jnp.asarray(weights, values.dtype), axis_name)
+
+
 def consistency_weight(
     step: Int[Array, ""], *, lambda_max: float, ramp_steps: int
 ) -> Float[Array, ""]:

@@ -10,11 +10,12 @@ mean, gamma works on the image rescaled to its own range, and the noise is measu
 standard deviations. Nothing is clipped to a range. The order is fixed.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from cifp_jax import parallel
 
@@ -135,3 +136,47 @@ def cutmix(x: PyTree, mask: Bool[Array, "b *spatial"]) -> PyTree:
         return jnp.where(box, parallel.swap_pairs(a), a)
 
     return jax.tree.map(mix, x)
+
+
+def strong_views(
+    rng: Key[Array, ""],
+    image: Float[Array, "u *spatial c"],
+    index: Int[Array, " u"],
+    *,
+    count: int,
+    cutmix: float,
+) -> tuple[list[Float[Array, "u *spatial c"]], list[Bool[Array, "u *spatial"] | None]]:
+    """Photometric views of each image before mixing, and the boxes to mix each view with.
+
+    Args:
+      rng: key of the step's views.
+      image: weak views.
+      index: of the examples, which draw by it.
+      count: 1 or 2 views.
+      cutmix: probability of a box; 0 gives None in place of boxes.
+
+    Raises:
+      ValueError: another count.
+    """
+    if count not in (1, 2):
+        raise ValueError(f"config.method.strong_views is {count}; known: 1, 2.")
+    photos, boxes = [], []
+    for number in range(count):
+        keys = parallel.example_keys(jax.random.fold_in(rng, number), index)
+        photo_keys, box_keys = jax.vmap(jax.random.split)(keys).T
+        photos.append(jax.vmap(photometric)(photo_keys, image))
+        draw = functools.partial(box_mask, spatial=image.shape[1:-1], probability=float(cutmix))
+        boxes.append(jax.vmap(draw)(box_keys) if cutmix > 0 else None)
+    return photos, boxes
+
+
+def mix(
+    goal: PyTree,
+    photos: list[Float[Array, "u *spatial c"]],
+    boxes: list[Bool[Array, "u *spatial"] | None],
+) -> list[tuple[Float[Array, "u *spatial c"], PyTree]]:
+    """Each view with its goal (targets, weights), both mixed by the view's box where it has one."""
+    return [
+        (photo, goal) if box is None else cutmix((photo, goal), box)
+        for photo, box in zip(photos, boxes, strict=True)
+    ]

@@ -110,7 +110,8 @@ def _padded_rows(
     around = [(0, 0)] * (x.ndim - 3)
     x = jnp.pad(x, (*around, (1, 1), (1, 1), (0, 0)))
     g = jnp.pad(g, (*around, (0, 0), (0, 2), (0, 0)))
-    return tuple(a.reshape(*a.shape[:-3], -1, a.shape[-1]) for a in (x, g))
+    x, g = (a.reshape(*a.shape[:-3], -1, a.shape[-1]) for a in (x, g))
+    return x, g
 
 
 def _products(

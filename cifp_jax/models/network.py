@@ -65,6 +65,7 @@ def bind(
     def call(method: str) -> Callable[..., tuple[Any, Stats]]:
         def apply(x: Any, keys: Keys | None, stats: Stats) -> tuple[Any, Stats]:
             variables = {"params": cast(params), "batch_stats": stats}
+            out: Any
             if train:
                 out, moved = model.apply(
                     variables,

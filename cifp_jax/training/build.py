@@ -12,14 +12,15 @@ import optax
 from jaxtyping import Float
 
 from cifp_jax import parallel
-from cifp_jax.config import Config
+from cifp_jax.config import Config, method_defaults
 from cifp_jax.data import phantom, pipeline, sources, splits, transforms
 from cifp_jax.evaluation import metrics, sliding_window
 from cifp_jax.methods import Method
+from cifp_jax.models.network import PRECISIONS
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
 from cifp_jax.training.optimizer import make_optimizer
-from cifp_jax.training.state import TrainState, create_train_state
+from cifp_jax.training.state import TrainState, create_train_state, several
 from cifp_jax.training.step import find_method, make_train_step, method_settings
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "vnet": VNet}
@@ -33,15 +34,36 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
 
 
+def method_config(config: Config) -> dict[str, Any]:
+    """The settings of the chosen method that differ from its loss's defaults."""
+    method, name = find_method(config.method.name), config.method.name
+    preset = method_settings(method, config.presets[name].to_dict())
+    return preset | method_settings(method, config.method.to_dict())
+
+
+def describe(config: Config) -> str:
+    """The configuration as JSON, with every setting of its method, and of no other one."""
+    full = config.copy_and_resolve_references()
+    with full.unlocked():
+        name = full.method.name
+        full.method = {"name": name, **method_defaults(name), **method_config(config)}
+        del full.presets
+    return full.to_json_best_effort(indent=2) + "\n"
+
+
 def check_config(config: Config) -> None:
     """Raises ValueError at the first setting that cannot work; reads no file."""
     _one_of("model.name", config.model.name, tuple(NETWORKS))
+    _one_of("precision", config.precision, tuple(PRECISIONS))
     _one_of("data.name", config.data.name, tuple(splits.LAYOUTS))
     _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
     _one_of("evaluation.report", config.evaluation.report, REPORTS)
     _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
     for name in config.compare or (config.method.name,):
         find_method(name)
+    for name, preset in config.presets.items():
+        for key in preset:
+            _one_of(f"presets.{name}", key, tuple(method_defaults(name)))
     rank = splits.LAYOUTS[config.data.name].rank
     sizes = {"data.patch_size": config.data.patch_size}
     if rank == 3:
@@ -125,7 +147,7 @@ def make_state(config: Config) -> TrainState:
         optimizer,
         seed=config.seed,
         input_shape=(1, *config.data.patch_size, 1),
-        settings=method_settings(method, config.method.to_dict()),
+        settings=method_config(config),
     )
 
 
@@ -137,7 +159,9 @@ def make_step(config: Config) -> Callable[..., Any]:
         method,
         optimizer,
         ema_decay=config.ema.decay,
-        settings=method_settings(method, config.method.to_dict()),
+        settings=method_config(config),
+        precision=config.precision,
+        remat=config.training.remat,
     )
 
 
@@ -162,8 +186,18 @@ def check_step(config: Config, state: TrainState) -> None:
     jax.eval_shape(make_step(config), state, batch)
 
 
-def make_predictor(config: Config) -> Callable[[TrainState], Predict]:
-    """`predictor(state)` gives `predict(image) -> probabilities`, compiled once for all states."""
+def network_variables(config: Config, state: TrainState) -> dict[str, Any]:
+    """Parameters and statistics of the network that is evaluated: the first, on the host."""
+    ema = config.evaluation.weights == "ema"
+    params = state.ema_params if ema else state.params
+    batch_stats = state.ema_batch_stats if ema else state.batch_stats
+    return jax.device_get(
+        {"params": several(params["network"])[0], "batch_stats": several(batch_stats)[0]}
+    )
+
+
+def make_predictor(config: Config) -> Callable[[dict[str, Any]], Predict]:
+    """`predictor(variables)` gives `predict(image) -> probabilities`, compiled once for all."""
     model = make_model(config)
 
     def apply(variables: dict[str, Any], x: jax.Array) -> jax.Array:
@@ -178,14 +212,7 @@ def make_predictor(config: Config) -> Callable[[TrainState], Predict]:
     else:
         predict = sliding_window.make_slicewise(apply, patch, batch, config.model.classes)
 
-    def predictor(state: TrainState) -> Predict:
-        ema = config.evaluation.weights == "ema"
-        variables = jax.device_get(
-            {
-                "params": (state.ema_params if ema else state.params)["network"],
-                "batch_stats": state.ema_batch_stats if ema else state.batch_stats,
-            }
-        )
+    def predictor(variables: dict[str, Any]) -> Predict:
         return functools.partial(_predict_at, config.data.downsample, predict, variables)
 
     return predictor

@@ -77,6 +77,15 @@ class Checkpoints:
         validated = [s for s in self._manager.all_steps() if self._manager.metrics(s)]
         return self._manager.best_step() if validated else None
 
+    def reported(self, rule: str) -> int | None:
+        """Step of the checkpoint that a run is known by: the best, or the last where none is.
+
+        Args:
+          rule: best or last.
+        """
+        best = self.best() if rule == "best" else None
+        return self.last() if best is None else best
+
     def restore(self, like: TrainState, step: int, iterator: Any = None) -> TrainState:
         """The state of a checkpoint, placed as `like`; `iterator`, where given, is set to it too.
 

@@ -18,6 +18,7 @@ from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.progress import Progress
 from cifp_jax.training.state import TrainState
+from cifp_jax.training.weights import load_weights
 from cifp_jax.training.writers import MetricWriter
 
 CONSOLE = Console(highlight=False)
@@ -85,7 +86,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         if last is not None:
             state = checkpoints.restore(state, last, iterator)
             CONSOLE.print(f"resumed {workdir} at step {last}")
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        (workdir / "config.json").write_text(build.describe(config))
         with MetricWriter(workdir, int(state.step)) as writer, _stop_on_signal() as stop:
             finished = _run(config, split, state, iterator, mesh, checkpoints, writer, stop)
     if finished:
@@ -120,7 +121,8 @@ def _run(
         if step > first and (ended or evaluates or step % training.checkpoint_every == 0):
             figures = None
             if evaluates and predictor is not None:
-                figures = _evaluate(config, predictor(state), split.validation).means()
+                predict = predictor(build.network_variables(config, state))
+                figures = _evaluate(config, predict, split.validation).means()
                 writer.write(step, {f"validation/{k}": v for k, v in figures.items()})
                 progress.validated(step, figures)
             checkpoints.save(state, iterator, figures)
@@ -136,6 +138,24 @@ def _run(
     return step == training.steps
 
 
+def _lists(config: Config) -> dict[str, tuple[sources.Case, ...]]:
+    """The lists to evaluate, by name; says so where there is none."""
+    split = build.make_split(config)
+    lists = {"validation": split.validation, "test": split.test}
+    lists = {name: cases for name, cases in lists.items() if cases}
+    if not lists:
+        CONSOLE.print("nothing to evaluate: no validation cases, and config.data.test_list is ''")
+    return lists
+
+
+def _overlays(
+    config: Config, predict: build.Predict, cases: Sequence[sources.Case], folder: pathlib.Path
+) -> None:
+    if config.evaluation.overlays:
+        drawn = cases[: config.evaluation.overlays]
+        report.draw_overlays(predict, drawn, build.read_volume(config), folder)
+
+
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the last and the best checkpoint on the validation and test lists.
 
@@ -143,11 +163,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     table, and returns the summaries. The reported checkpoint is `config.evaluation.report`; where
     there is no validation list there is no best one, and the last is reported.
     """
-    split = build.make_split(config)
-    lists = {"validation": split.validation, "test": split.test}
-    lists = {name: cases for name, cases in lists.items() if cases}
+    lists = _lists(config)
     if not lists:
-        CONSOLE.print("nothing to evaluate: no validation cases, and config.data.test_list is ''")
         return {}
     like = build.make_state(config)
     predictor = build.make_predictor(config)
@@ -163,7 +180,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         for rule, step in steps.items():
             if step is None:
                 continue
-            predict = predictor(checkpoints.restore(like, step))
+            state = checkpoints.restore(like, step)
+            predict = predictor(build.network_variables(config, state))
             for name, cases in lists.items():
                 if (step, name) not in done:
                     done[step, name] = _evaluate(config, predict, cases)
@@ -179,19 +197,61 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
                         "weights": config.evaluation.weights,
                         "method": config.method.name,
                         "seed": config.seed,
+                        "hardware": parallel.hardware(),
                     },
                 )
-                if rule == chosen and config.evaluation.overlays:
-                    drawn = cases[: config.evaluation.overlays]
-                    report.draw_overlays(predict, drawn, build.read_volume(config), folder)
+                if rule == chosen:
+                    _overlays(config, predict, cases, folder)
     report.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
+    return summaries
+
+
+def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluates a file of weights as `evaluate` does a run, into `evaluation/weights/<list>/`.
+
+    Network, patch size and resolution are those of the file; lists and rules those of `config`.
+
+    Raises:
+      FileNotFoundError, ValueError: the file cannot be read, belongs to other data, or was trained
+        on a case that it would be scored on.
+    """
+    weights = load_weights(file)
+    data, trained = weights.facts["data"], weights.facts["training_list"]
+    if data["name"] != config.data.name:
+        raise ValueError(
+            f"{file} is of {data['name']!r}, the configuration of {config.data.name!r}: "
+            f"use a configuration of the same data."
+        )
+    config = config.copy_and_resolve_references()
+    config.model.update(weights.facts["network"])
+    config.data.update({key: data[key] for key in ("patch_size", "downsample")})
+    lists = _lists(config)
+    seen = {name for part in trained.values() for name in part}
+    for case in (case for cases in lists.values() for case in cases):
+        if splits.patient(case.name) in seen:
+            raise ValueError(
+                f"{file} was trained on {case.name!r}, so its figures would be too good: "
+                f"take the case off the list."
+            )
+    predict = build.make_predictor(config)(weights.variables)
+    summaries: dict[str, Any] = {}
+    for name, cases in lists.items():
+        folder = workdir / "evaluation" / "weights" / name
+        kept = {key: weights.facts.get(key) for key in ("step", "weights", "method", "seed")}
+        facts = {"list": name, "checkpoint": file.name, "reported": True, **kept}
+        evaluation = _evaluate(config, predict, cases)
+        summaries[f"weights/{name}"] = report.write_evaluation(evaluation, folder, facts=facts)
+        _overlays(config, predict, cases, folder)
+    if summaries:
+        report.print_table(CONSOLE, summaries, f"{file.name}, {config.data.name}")
     return summaries
 
 
 def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> build.Predict:
     """`predict(image) -> probabilities` of a checkpoint of a run."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return build.make_predictor(config)(checkpoints.restore(build.make_state(config), step))
+        state = checkpoints.restore(build.make_state(config), step)
+    return build.make_predictor(config)(build.network_variables(config, state))
 
 
 def reported(summaries: dict[str, Any]) -> dict[str, Any]:

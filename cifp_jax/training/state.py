@@ -19,16 +19,30 @@ class TrainState:
     The fields are not checked at run time, as JAX also puts shapes and shardings in their place.
 
     `params` and `ema_params` hold two trees: `network`, and `method` for what a method trains
-    beside it (usually empty). `rng` is a root key that never advances: a step folds its number in.
+    beside it (usually empty). Where a method has several students, `params["network"]` and
+    `batch_stats` are tuples with an entry for each; where it has several teachers,
+    `ema_params["network"]` and `ema_batch_stats` are. `rng` is a root key that never advances: a
+    step folds its number in.
     """
 
     step: Any
     params: dict[str, Any]
-    batch_stats: dict[str, Any]
+    batch_stats: Any
     ema_params: dict[str, Any]
-    ema_batch_stats: dict[str, Any]
+    ema_batch_stats: Any
     opt_state: Any
     rng: Any
+
+
+def several(entry: Any) -> tuple[Any, ...]:
+    """The networks of a state's entry, as a tuple even where there is one."""
+    return entry if isinstance(entry, tuple) else (entry,)
+
+
+def entry(networks: tuple[Any, ...]) -> Any:
+    """The inverse of `several`: what the state holds of these networks."""
+    first, *others = networks
+    return networks if others else first
 
 
 def create_train_state(
@@ -44,7 +58,7 @@ def create_train_state(
 
     Args:
       model: a network with `encode` and `decode`.
-      method: its loss and the initialisation of its own parameters.
+      method: its loss, the initialisation of its own parameters, and how many networks it has.
       optimizer: the Optax transformation that the step will use.
       seed: everything random in the device's part of the run follows from it.
       input_shape: shape of one batch, `(b, *spatial, channels)`; the batch size does not matter.
@@ -54,22 +68,26 @@ def create_train_state(
     example = jax.ShapeDtypeStruct((1, *input_shape[1:]), jnp.float32)
 
     # Only the parameters are computed, one at a time: the forward pass is needed for its shapes.
+    keys = [init_rng, *(jax.random.fold_in(init_rng, i) for i in range(1, method.students))]
     with parallel.random_numbers():
-        variables: Any = model.lazy_init(init_rng, example, train=False)
+        students: list[Any] = [model.lazy_init(key, example, train=False) for key in keys]
+    variables = students[0]
     features = jax.eval_shape(
         lambda v, x: model.apply(v, x, train=False, method="encode"), variables, example
     )
     own = method.init(method_rng, tuple(f.shape[-1] for f in features), **settings)
-    params = {"network": variables["params"], "method": own}
-    batch_stats = variables["batch_stats"]
-    # The teacher starts as a copy: the step donates its state, and donated buffers must not alias.
+    params = {"network": entry(tuple(s["params"] for s in students)), "method": own}
+    # A teacher starts as a copy: the step donates its state, and donated buffers must not alias.
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
+    teachers = [
+        copy((variables["params"], variables["batch_stats"])) for _ in range(method.teachers)
+    ]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=batch_stats,
-        ema_params=copy(params),
-        ema_batch_stats=copy(batch_stats),
+        batch_stats=entry(tuple(s["batch_stats"] for s in students)),
+        ema_params={"network": entry(tuple(t[0] for t in teachers)), "method": copy(own)},
+        ema_batch_stats=entry(tuple(t[1] for t in teachers)),
         opt_state=optimizer.init(params),
         rng=rng,
     )

@@ -1,5 +1,6 @@
 """One pure training step, the same for every method, network, and way of running it."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import optax
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS, Method
 from cifp_jax.models.network import bind
-from cifp_jax.training.state import TrainState
+from cifp_jax.training.state import TrainState, entry, several
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -25,9 +26,12 @@ def find_method(name: str) -> Method:
 
 
 def method_settings(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `settings` that the method's loss has; the rest belongs to other methods."""
+    """Those of `settings` that are given (not None) and that the method's loss has.
+
+    The rest belongs to other methods, or stays at the loss's own default.
+    """
     known = inspect.signature(method.loss).parameters
-    return {name: value for name, value in settings.items() if name in known}
+    return {k: v for k, v in settings.items() if k in known and v is not None}
 
 
 def make_train_step(
@@ -37,6 +41,8 @@ def make_train_step(
     *,
     ema_decay: float,
     settings: Mapping[str, Any],
+    precision: str = "float32",
+    remat: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, *, axis_name=None, shards=1) -> (state, metrics)`.
 
@@ -47,9 +53,11 @@ def make_train_step(
       model: a network with an `axis_name` field for the statistics of its batch norms.
       method: loss and initialisation.
       optimizer: an Optax transformation over `state.params`.
-      ema_decay: of the teacher, reached as `min(1 - 1 / (step + 1), ema_decay)`; 0 makes the
-        teacher the student itself (teacher off).
+      ema_decay: of the teacher, reached as `min(1 - 1 / (step + 1), ema_decay)` where the method
+        has no rule of its own; 0 makes the teacher the student itself (teacher off).
       settings: keyword arguments of the method's loss.
+      precision: of images and features, as `models.network.bind` has it.
+      remat: whether the students' activations are computed again in the backward pass.
     """
 
     @parallel.random_numbers()
@@ -58,20 +66,24 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         network = model.clone(axis_name=axis_name)
         rng = jax.random.fold_in(state.rng, state.step)
-        teacher = bind(
-            network,
-            state.ema_params["network"],
-            state.ema_batch_stats,
-            train=False,
-            extra=state.ema_params["method"],
-        )
+
+        def networks(params: dict[str, Any], batch_stats: Any, train: bool) -> Any:
+            pairs = zip(several(params["network"]), several(batch_stats), strict=True)
+            one = functools.partial(
+                bind,
+                network,
+                train=train,
+                extra=params["method"],
+                precision=precision,
+                remat=remat and train,
+            )
+            return entry(tuple(one(p, s) for p, s in pairs))
+
+        teacher = networks(state.ema_params, state.ema_batch_stats, train=False)
 
         def objective(params: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            student = bind(
-                network, params["network"], state.batch_stats, train=True, extra=params["method"]
-            )
             return method.loss(
-                student,
+                networks(params, state.batch_stats, train=True),
                 teacher,
                 batch,
                 rng=rng,
@@ -87,17 +99,23 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
 
-        decay = jnp.minimum(1 - 1 / (state.step + 1), ema_decay)
+        decays = method.decays(state.step, ema_decay, **settings)
 
         def average(new: Any, old: Any) -> Any:
-            return optax.incremental_update(new, old, 1 - decay)
+            pairs = zip(several(old), decays, strict=True)
+            return entry(tuple(optax.incremental_update(new, o, 1 - d) for o, d in pairs))
 
         new_state = TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
-            ema_params=average(params, state.ema_params),
-            ema_batch_stats=average(batch_stats, state.ema_batch_stats),
+            ema_params={
+                "network": average(several(params["network"])[0], state.ema_params["network"]),
+                "method": optax.incremental_update(
+                    params["method"], state.ema_params["method"], 1 - decays[0]
+                ),
+            },
+            ema_batch_stats=average(several(batch_stats)[0], state.ema_batch_stats),
             opt_state=opt_state,
             rng=state.rng,
         )

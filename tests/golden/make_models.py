@@ -10,7 +10,8 @@ in the order of `names`; and `moved`, the statistics after the training pass. Mo
 names of their Flax counterparts.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
 import pathlib
 
 import numpy as np

@@ -1,0 +1,75 @@
+"""Mean teacher (Tarvainen and Valpola, NeurIPS 2017), as the field uses it for segmentation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from cifp_jax import parallel
+from cifp_jax.methods import losses, views
+from cifp_jax.methods.passes import Metrics, clean_pass, figures, stream_keys
+from cifp_jax.models.network import Network
+
+
+def noisy(
+    image: Float[Array, "u *spatial c"], index: Int[Array, " u"], rng: Key[Array, ""]
+) -> Float[Array, "u *spatial c"]:
+    """The teacher's view: clipped Gaussian noise, drawn by example."""
+    return jax.vmap(views.noise)(parallel.example_keys(rng, index), image)
+
+
+def loss(
+    student: Network,
+    teacher: Network,
+    batch: dict[str, Any],
+    *,
+    rng: Key[Array, ""],
+    step: Int[Array, ""],
+    axis_name: str | None,
+    shards: int,
+    lambda_max: float = 0.1,
+    ramp_steps: int = 6000,
+) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
+    """`L = L_x + lambda(t) * mean_v,c (p_c - p'_c)^2` over unlabelled voxels and classes.
+
+    p is the student's prediction, p' that of its moving average of the same image with clipped
+    Gaussian noise. Equation: the paper's consistency cost with squared errors; settings: those of
+    UA-MT's and SSL4MIS's mean-teacher scripts for LA (for ACDC the ramp is 30,000 steps).
+
+    Different from those scripts: the noise is measured in standard deviations of the image, as
+    everywhere here, where theirs is 0.1 whatever the image's scale (a strong one on ACDC, in
+    [0, 1]); the ramp rises at every step, not every 150, and from the first; the teacher has
+    running statistics, averaged as its parameters are, and no dropout, where theirs normalises by
+    the batch.
+
+    Args:
+      student: the network that is trained.
+      teacher: its moving average.
+      batch: as for `cifp.loss`.
+      rng: key of the step.
+      step: number of the step, from 0.
+      axis_name: of the pmapped devices, or None.
+      shards: blocks in the batch, one a device.
+      lambda_max: weight of the consistency after the ramp.
+      ramp_steps: length of the ramp.
+
+    Returns:
+      The loss, and the moved batch statistics with the metrics: global `(sum, count)` pairs.
+    """
+    rng_keys, rng_noise = jax.random.split(rng)
+    keys = stream_keys(rng_keys, batch)
+    clean = clean_pass(student, batch, keys, axis_name=axis_name, shards=shards)
+    unlabeled = batch["unlabeled"]
+    image = noisy(unlabeled["image"], unlabeled["index"], rng_noise)
+    target = jax.nn.softmax(teacher.forward(image, None, teacher.batch_stats)[0])
+    consistency = losses.squared_error(jax.nn.softmax(clean.logits), target, 1.0, axis_name)
+    weight = losses.consistency_weight(step, lambda_max=lambda_max, ramp_steps=ramp_steps)
+    total = clean.supervised + weight * consistency
+    terms = {
+        "loss": total,
+        "supervised": clean.supervised,
+        "consistency": consistency,
+        "lambda": jnp.asarray(weight),
+    }
+    return total, (clean.batch_stats, figures(terms, axis_name))

@@ -1,0 +1,88 @@
+"""Released weights: one safetensors file, without pickle, that says what it is."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+FORMAT = "cifp-jax-weights-1"
+# What was done to the images of a data set before they were stored.
+NORMALISATION = {
+    "la": "mean 0 and standard deviation 1 over the whole scan",
+    "acdc": "minimum 0 and maximum 1 over the whole volume",
+}
+_NEEDED = ("network", "data", "method", "step", "training_list")
+
+
+class Weights(NamedTuple):
+    """A network and what it is.
+
+    Attributes:
+      variables: `params` and `batch_stats`, float32 NumPy arrays.
+      facts: the header. network: name, classes and filters; data: name, patch_size and downsample;
+        normalisation; method; step (None where unknown); training_list: labelled and unlabelled
+        patients.
+    """
+
+    variables: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def save_weights(path: pathlib.Path, weights: Weights, *, half: bool = False) -> None:
+    """Writes `path`, whole or not at all.
+
+    Args:
+      path: the file; its folder is made where it is missing.
+      weights: the network.
+      half: store parameters as float16, at half the size. Running statistics stay float32.
+
+    Raises:
+      ValueError: a parameter is too large for float16.
+    """
+    tensors = {}
+    for name, value in flatten_dict(weights.variables, sep="/").items():
+        tensor = np.ascontiguousarray(value, np.float32)
+        if half and name.startswith("params/"):
+            with np.errstate(over="ignore"):
+                tensor = tensor.astype(np.float16)
+            if not np.isfinite(tensor).all():
+                raise ValueError(f"{name} does not fit float16; write float32 instead.")
+        tensors[name] = tensor
+    metadata = {k: json.dumps(v) for k, v in weights.facts.items()} | {"format": FORMAT}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    safetensors.numpy.save_file(tensors, partial, metadata=metadata)
+    partial.replace(path)
+
+
+def load_weights(path: pathlib.Path) -> Weights:
+    """Reads what `save_weights` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no file of weights, or of another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: this file of weights is missing.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}). Write it with "
+            f"`python -m cifp_jax.export`, or bring it here again."
+        ) from error
+    lacking = [name for name in _NEEDED if name not in metadata]
+    if metadata.pop("format", None) != FORMAT or lacking:
+        raise ValueError(
+            f"{path}: its header is not that of {FORMAT} (lacking: {', '.join(lacking) or '-'}). "
+            f"Write the file with `python -m cifp_jax.export` or `cifp_jax.import_torch`."
+        )
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    facts = {name: json.loads(value) for name, value in metadata.items()}
+    return Weights(unflatten_dict(tensors, sep="/"), facts)

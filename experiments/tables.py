@@ -1,0 +1,165 @@
+"""What is compared: the runs of each table, in the order in which they are worth having."""
+
+from typing import Any, NamedTuple
+
+from cifp_jax.config import method_defaults
+
+BUDGETS = ("laptop", "full")
+# The method of this project first, then what it is measured against, then the rest.
+METHODS = (
+    "cifp",
+    "supervised",
+    "unimatch",
+    "mean_teacher",
+    "bcp",
+    "ad_mt",
+    "crossmatch",
+    "ua_mt",
+    "cps",
+    "fixmatch",
+)
+LABELED = {"acdc": (7, 3), "la": (8, 4, 16)}
+FOLDERS = {"acdc": "ACDC", "la": "LA"}
+
+# Each switch of CIFP, one away from its default. Checkpoint rule, largest component, the rule for
+# missed classes and the evaluated weights need no run of their own: a result holds the last and the
+# best checkpoint, and `--mode=evaluate` scores a run again under the other rules.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "perturbation=none": {"method.perturbation": "none"},
+    "perturbation=channel_dropout": {"method.perturbation": "channel_dropout"},
+    "perturbation=learned": {"method.perturbation": "learned"},
+    "stages=5": {"method.stages": (5,)},
+    "stages=4,5": {"method.stages": (4, 5)},
+    "stages=1-5": {"method.stages": (1, 2, 3, 4, 5)},
+    "tokens=64": {"method.tokens": 64},
+    "gate=soft": {"method.gate": "soft"},
+    "gate=threshold": {"method.gate": "threshold"},
+    "gate=all": {"method.gate": "all"},
+    "gate=random": {"method.gate": "random"},
+    "source=bank": {"method.key_source": "bank"},
+    "source=unlabeled": {"method.key_source": "unlabeled"},
+    "source=self": {"method.key_source": "self"},
+    "source=noise": {"method.key_source": "noise"},
+    "sampling=class_balanced": {"method.sampling": "class_balanced"},
+    "alpha=0.5": {"method.alpha": 0.5},
+    "tau=0.5": {"method.tau": 0.5},
+    "beta=10": {"method.beta": 10.0},
+    "fusion=weak_only": {"method.fusion": "weak_only"},
+    "fusion=mean": {"method.fusion": "mean"},
+    "fusion=entropy": {"method.fusion": "entropy"},
+    "fusion=kl": {"method.fusion": "kl"},
+    "fusion=entropy_kl": {"method.fusion": "entropy_kl"},
+    "fusion=random": {"method.fusion": "random"},
+    "temperature=0.1": {"method.temperature": 0.1},
+    "gamma=0": {"method.gamma": 0.0},
+    "gamma=4": {"method.gamma": 4.0},
+    "target=soft": {"method.target": "soft"},
+    "member=strong": {"method.strong_member": True},
+    "dice=all_classes": {"method.present_only": False},
+    "teacher=off": {"ema.decay": 0.0},
+    "cutmix=0": {"method.cutmix": 0.0},
+    "views=2": {"method.strong_views": 2},
+    "lambda=0.5": {"method.lambda_max": 0.5},
+    "ramp=0": {"method.ramp_steps": 0},
+}
+
+
+class Cell(NamedTuple):
+    """One run.
+
+    Attributes:
+      name: of its folder and of its result; no two cells of a table share one.
+      label: what a table calls it; cells that differ by their seed share it.
+      config: file and variant.
+      settings: what differs from that, by name.
+    """
+
+    name: str
+    label: str
+    config: str
+    settings: dict[str, Any]
+
+
+def _cell(data: str, labeled: int, label: str, seed: int, budget: str, settings: Any) -> Cell:
+    return Cell(
+        f"{data}{labeled}_{label}_seed{seed}",
+        label,
+        f"configs/{data}.py:{budget}",
+        {"data.labeled": labeled, "seed": seed, **settings},
+    )
+
+
+def _methods(data: str, budget: str, seed: int) -> list[Cell]:
+    return [
+        _cell(data, labeled, name, seed, budget, {"method.name": name})
+        for name in METHODS
+        for labeled in LABELED[data]
+    ]
+
+
+def _ablation(budget: str, seed: int) -> list[Cell]:
+    return [
+        _cell("acdc", 7, label, seed, budget, {"method.name": "cifp", **settings})
+        for label, settings in ABLATIONS.items()
+    ]
+
+
+def _smoke(seed: int) -> list[Cell]:
+    """Every method on phantoms, a few steps in 2D and in 3D: does it run, not how good is it."""
+    short = {
+        "compare": (),
+        "seed": seed,
+        "parallel": "none",
+        "model.filters": (2, 2, 4, 4, 4),
+        "data.batch_labeled": 2,
+        "data.batch_unlabeled": 2,
+        "training.steps": 4,
+        "training.log_every": 2,
+        "evaluation.overlays": 0,
+    }
+    brief = {"pretrain_steps": 2, "ramp_steps": 2}
+    ramps = {
+        name: {f"method.{k}": v for k, v in brief.items() if k in method_defaults(name)}
+        for name in METHODS
+    }
+    ranks = {
+        "2d": {
+            "data.root": "runs/phantoms_smoke_2d",
+            "data.patch_size": (32, 32),
+            "data.phantoms": 6,
+        },
+        "3d": {
+            "data.root": "runs/phantoms_smoke_3d",
+            "data.patch_size": (16, 16, 16),
+            "data.phantoms": 6,
+            "data.validation": 1,
+            "data.downsample": 2,
+        },
+    }
+    return [
+        Cell(
+            f"{rank}_{name}_seed{seed}",
+            name,
+            f"configs/demo.py:{rank}",
+            {**short, **settings, "method.name": name, **ramps[name]},
+        )
+        for name in METHODS
+        for rank, settings in ranks.items()
+    ]
+
+
+TABLES = ("acdc", "la", "ablation", "smoke")
+
+
+def cells(table: str, budget: str, seeds: tuple[int, ...]) -> list[Cell]:
+    """The runs of a table; all of one seed before the next."""
+    found: list[Cell] = []
+    for seed in seeds:
+        if table == "smoke":
+            found += _smoke(seed)
+        elif table == "ablation":
+            found += _ablation(budget, seed)
+        else:
+            found += _methods(table, budget, seed)
+    return found

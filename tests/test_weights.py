@@ -1,0 +1,133 @@
+"""A run's network as a file: the same figures, an honest header, clear refusals."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from test_build import small
+
+from cifp_jax import export as export_command
+from cifp_jax.data.phantom import write_phantoms
+from cifp_jax.training import build, loop
+from cifp_jax.training.weights import Weights, load_weights, save_weights
+
+FACTS = {
+    "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
+    "data": {"name": "acdc", "patch_size": [32, 32], "downsample": 1},
+    "method": "cifp",
+    "step": 3,
+    "training_list": {"labeled": ["patient001"], "unlabeled": []},
+}
+VARIABLES = {
+    "params": {"head": {"kernel": np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)}},
+    "batch_stats": {"norm": {"mean": np.full(2, 1e-9, np.float32)}},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps, and its configuration."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_phantoms(folder / "ACDC", 2, train=3, validation=1, shape=(40, 40))
+    config = small(folder / "ACDC")
+    config.method.name = "supervised"
+    config.training.steps = config.training.log_every = 2
+    config.training.evaluate_every = config.evaluation.overlays = 0
+    summaries = loop.train(config, folder / "run")
+    return config, folder / "run", summaries
+
+
+def test_round_trip(tmp_path):
+    for half, tolerance in ((False, 0), (True, 1e-3)):
+        path = tmp_path / f"{half}.safetensors"
+        save_weights(path, Weights(VARIABLES, FACTS), half=half)
+        loaded = load_weights(path)
+        assert loaded.facts == FACTS
+        jax.tree.map(
+            lambda a, b, t=tolerance: np.testing.assert_allclose(a, b, atol=t),
+            loaded.variables,
+            VARIABLES,
+        )
+        # Statistics are not rounded: float16 has no 1e-9.
+        assert loaded.variables["batch_stats"]["norm"]["mean"][0] == np.float32(1e-9)
+        assert loaded.variables["params"]["head"]["kernel"].dtype == np.float32
+    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
+    assert sizes[0] - sizes[1] >= 20
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path):
+    weights = Weights({"params": {"kernel": np.array([1e6])}}, FACTS)
+    with pytest.raises(ValueError, match="params/kernel does not fit float16"):
+        save_weights(tmp_path / "a.safetensors", weights, half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(FileNotFoundError, match="missing"):
+        load_weights(path)
+    path.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_weights(path)
+    safetensors.numpy.save_file({"a": np.zeros(2)}, path)
+    with pytest.raises(ValueError, match="lacking: network, data"):
+        load_weights(path)
+
+
+@pytest.mark.slow
+def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
+    config, run, summaries = trained
+    out = tmp_path / "a" / "unet.safetensors"
+    export_command.main([f"--checkpoint={run}", f"--out={out}"])
+    weights = load_weights(out)
+    assert weights.facts["network"] == {
+        "name": "unet",
+        "classes": 4,
+        "filters": [2, 2, 4, 4, 4],
+    }
+    assert (weights.facts["method"], weights.facts["step"]) == ("supervised", 2)
+    assert "minimum 0 and maximum 1" in weights.facts["normalisation"]
+    patients = weights.facts["training_list"]
+    assert (len(patients["labeled"]), len(patients["unlabeled"])) == (2, 1)
+
+    config.model.filters = (16, 32, 64, 128, 256)  # the file says otherwise
+    got = loop.evaluate_weights(config, out, tmp_path / "scored")
+    config.model.filters = (2, 2, 4, 4, 4)
+    reported = loop.reported(summaries)
+    for part in ("overall", "classes"):
+        assert got["weights/validation"][part] == reported[part]
+    assert (tmp_path / "scored/evaluation/weights/validation/cases.csv").is_file()
+
+    export_command.main([f"--checkpoint={run}", f"--out={tmp_path / 'half'}", "--float16"])
+    image = np.random.default_rng(0).random((2, 40, 40), np.float32)
+    predictor = build.make_predictor(config)
+    exact, half = (predictor(load_weights(f).variables)(image) for f in (out, tmp_path / "half"))
+    np.testing.assert_allclose(half, exact, atol=5e-3)
+
+
+@pytest.mark.slow
+def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
+    config, run, _ = trained
+    out = tmp_path / "weights.safetensors"
+    export_command.main([f"--checkpoint={run}", f"--out={out}"])
+    weights = load_weights(out)
+    case = build.make_split(config).validation[0].name
+    known = {"labeled": [re.sub(r"_frame.*", "", case)], "unlabeled": []}
+    save_weights(out, weights._replace(facts=weights.facts | {"training_list": known}))
+    with pytest.raises(ValueError, match="was trained on"):
+        loop.evaluate_weights(config, out, tmp_path)
+    other = weights.facts | {"data": weights.facts["data"] | {"name": "la"}}
+    save_weights(out, weights._replace(facts=other))
+    with pytest.raises(ValueError, match="a configuration of the same data"):
+        loop.evaluate_weights(config, out, tmp_path)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="is missing: name the --workdir"):
+        export_command.main([f"--checkpoint={tmp_path}", f"--out={tmp_path / 'x'}"])
+    (tmp_path / "config.json").write_text(json.dumps({"seed": "one"}))
+    with pytest.raises(SystemExit, match="not a run's configuration"):
+        export_command.main([f"--checkpoint={tmp_path}", f"--out={tmp_path / 'x'}"])
