@@ -12,8 +12,10 @@ BELOW = {
     "methods": {"data", "models", "parallel"},
     "evaluation": {"data", "models", "parallel"},
     "training": {"config", "methods", "evaluation", "data", "models", "parallel"},
-    "config": {"methods"},
+    "config": {"methods", "data"},
     "main": {"training", "config", "parallel"},
+    "prepare": {"data", "config"},
+    "predict": {"training", "evaluation", "data", "config"},
     "__init__": {"training", "methods", "models", "evaluation", "data", "parallel", "config"},
 }
 

@@ -167,9 +167,13 @@ class _Drawing:
     """A case with its slices in front: along the shortest axis, which is across the slices."""
 
     def __init__(self, record: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-        self.axis = int(np.argmin(record["image"].shape))
-        self.image = np.moveaxis(record["image"], self.axis, 0)
-        self.label = np.moveaxis(record["label"], self.axis, 0)
+        image, label = record["image"], record["label"]
+        self.axis = int(np.argmin(label.shape))
+        image = (
+            image if image.ndim == label.ndim else image[..., 0]
+        )  # the first of several channels
+        self.image = np.moveaxis(image, self.axis, 0)
+        self.label = np.moveaxis(label, self.axis, 0)
         self.limits = tuple(np.percentile(self.image, (0.5, 99.5)))
 
     def predicted(

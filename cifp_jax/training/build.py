@@ -42,15 +42,22 @@ def check_config(config: Config) -> None:
     _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
     for name in config.compare or (config.method.name,):
         find_method(name)
-    rank = splits.LAYOUTS[config.data.name].rank
+    layout = splits.LAYOUTS[config.data.name]
+    rank = layout.rank
     sizes = {"data.patch_size": config.data.patch_size}
-    if rank == 3:
+    if rank == 3 or layout.own:
         sizes["evaluation.stride"] = config.evaluation.stride
     for key, value in sizes.items():
         if len(value) != rank or min(value) < 1:
             raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
     if config.data.downsample < 1 or (config.data.downsample > 1 and rank == 2):
         raise ValueError("config.data.downsample must be at least 1, and 1 for slices.")
+    if config.data.channels < 1 or (config.data.channels > 1 and not layout.own):
+        raise ValueError("config.data.channels must be at least 1, and 1 for la and acdc.")
+    if config.data.downsample > 1 and layout.own:
+        raise ValueError(
+            "config.data.downsample must be 1 for your own data; prepare it at a larger spacing."
+        )
     parallel.check_batch(config.data.batch_labeled, config.data.batch_unlabeled, config.parallel)
     for key in ("steps", "log_every", "checkpoint_every"):
         if config.training[key] < 1:
@@ -65,6 +72,8 @@ def make_split(config: Config) -> splits.Split:
     """
     data = config.data
     root, rank = pathlib.Path(data.root), splits.LAYOUTS[data.name].rank
+    if data.phantoms and splits.LAYOUTS[data.name].own:
+        raise ValueError("config.data.phantoms are written in the layouts la and acdc only.")
     if data.phantoms:
         # Slices have a validation list of their own; of scans, the last of the list are set aside.
         held_out = data.validation if rank == 3 else data.phantoms // 4
@@ -81,7 +90,13 @@ def make_split(config: Config) -> splits.Split:
         (split.unlabeled, rank, False),
         (split.validation + split.test, 3, True),
     ):
-        sources.check_cases(cases, classes=config.model.classes, rank=case_rank, labels=labels)
+        sources.check_cases(
+            cases,
+            classes=config.model.classes,
+            rank=case_rank,
+            labels=labels,
+            channels=data.channels,
+        )
     return split
 
 
@@ -91,6 +106,8 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
     return pipeline.make_train_iterator(
         split,
         classes=config.model.classes,
+        channels=data.channels,
+        crop=splits.LAYOUTS[data.name].own,
         downsample=data.downsample,
         patch_size=tuple(data.patch_size),
         batch_labeled=data.batch_labeled,
@@ -124,7 +141,7 @@ def make_state(config: Config) -> TrainState:
         method,
         optimizer,
         seed=config.seed,
-        input_shape=(1, *config.data.patch_size, 1),
+        input_shape=(1, *config.data.patch_size, config.data.channels),
         settings=method_settings(method, config.method.to_dict()),
     )
 
@@ -153,7 +170,7 @@ def check_step(config: Config, state: TrainState) -> None:
         return jax.ShapeDtypeStruct((size, *rest), dtype)
 
     def stream(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        image = array(size, np.float32, *data.patch_size, 1)
+        image = array(size, np.float32, *data.patch_size, data.channels)
         return {"image": image, "index": array(size, np.int32)}
 
     labeled = stream(data.batch_labeled)
@@ -166,29 +183,53 @@ def make_predictor(config: Config) -> Callable[[TrainState], Predict]:
     """`predictor(state)` gives `predict(image) -> probabilities`, compiled once for all states."""
     model = make_model(config)
 
-    def apply(variables: dict[str, Any], x: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, x, train=False)
+    def apply(weights: dict[str, Any], x: jax.Array) -> jax.Array:
+        logits: Any = model.apply(weights, x, train=False)
         return logits
 
+    layout = splits.LAYOUTS[config.data.name]
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
-    if splits.LAYOUTS[config.data.name].rank == 3:
-        predict = sliding_window.make_sliding_window(
-            apply, patch, tuple(config.evaluation.stride), batch, config.model.classes
-        )
-    else:
+    if layout.rank == 2 and not layout.own:
         predict = sliding_window.make_slicewise(apply, patch, batch, config.model.classes)
+    else:
+        stride = tuple(config.evaluation.stride)
+        if layout.rank == 2:
+            apply, patch, stride = _one_slice_thick(apply), (1, *patch), (1, *stride)
+        predict = sliding_window.make_sliding_window(
+            apply,
+            patch,
+            stride,
+            batch,
+            config.model.classes,
+            gaussian=config.evaluation.gaussian,
+        )
 
     def predictor(state: TrainState) -> Predict:
-        ema = config.evaluation.weights == "ema"
-        variables = jax.device_get(
-            {
-                "params": (state.ema_params if ema else state.params)["network"],
-                "batch_stats": state.ema_batch_stats if ema else state.batch_stats,
-            }
+        return functools.partial(
+            _predict_at, config.data.downsample, predict, variables(config, state)
         )
-        return functools.partial(_predict_at, config.data.downsample, predict, variables)
 
     return predictor
+
+
+def variables(config: Config, state: TrainState) -> dict[str, Any]:
+    """What the network predicts with, in the host's memory: the EMA's weights or the student's."""
+    ema = config.evaluation.weights == "ema"
+    return jax.device_get(
+        {
+            "params": (state.ema_params if ema else state.params)["network"],
+            "batch_stats": state.ema_batch_stats if ema else state.batch_stats,
+        }
+    )
+
+
+def _one_slice_thick(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """A 2D network as one of windows (n, 1, h, w, c), so that they cover slices of any size."""
+
+    def apply_3d(weights: dict[str, Any], x: jax.Array) -> jax.Array:
+        return apply(weights, x[:, 0])[:, None]
+
+    return apply_3d
 
 
 def _predict_at(
@@ -208,4 +249,6 @@ def _predict_at(
 
 def read_volume(config: Config) -> Callable[[sources.Case], dict[str, np.ndarray]]:
     """The reader of validation and test volumes."""
-    return functools.partial(sources.read_case, classes=config.model.classes, rank=3)
+    return functools.partial(
+        sources.read_case, classes=config.model.classes, rank=3, channels=config.data.channels
+    )
