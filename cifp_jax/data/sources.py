@@ -104,7 +104,9 @@ def read_case(
     return arrays if downsample == 1 else transforms.average_down(arrays, downsample)
 
 
-def check_cases(cases: Sequence[Case], *, classes: int, rank: int, labels: bool = True) -> None:
+def check_cases(
+    cases: Sequence[Case], *, classes: int, rank: int, labels: bool = True, channels: int = 1
+) -> None:
     """Reads every record once, so that a bad file is named before training rather than during it.
 
     Takes the time of decoding all of them: about three seconds for the 80 scans of LA or the 1,312
@@ -114,7 +116,7 @@ def check_cases(cases: Sequence[Case], *, classes: int, rank: int, labels: bool 
       FileNotFoundError, ValueError: of the first bad record, as `read_case`.
     """
     for case in cases:
-        read_case(case, classes=classes, rank=rank, labels=labels)
+        read_case(case, classes=classes, rank=rank, labels=labels, channels=channels)
 
 
 class ScanCache:
