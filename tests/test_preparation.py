@@ -61,14 +61,14 @@ def test_canonical_there_and_back():
 @pytest.mark.parametrize("turn", [OBLIQUE, np.diag([-1.0, 1, 1, 1]), np.diag([1.0, -2, -3, 1])])
 def test_labels_at_the_native_spacing_return_voxel_exact(canonical, axes, turn):
     mask = volume(np.random.default_rng(0).integers(0, 3, (4, 3, 5)), turn)
-    prepare = Preparation(canonical, axes, values=(0, 1, 2))
+    prepare = Preparation(canonical, axes, label_values=(0, 1, 2))
     label = prepare.label(mask, 3)
     assert label.shape == prepare.shape(mask)
-    back = prepare.turned_back(prepare.mask_values(label), mask)
+    back = prepare.turned_back(prepare.to_mask(label), mask)
     np.testing.assert_array_equal(back, mask.array)
     # Also where the spacing is given, and happens to be that of the file.
-    order = [mask.spacing[prepare._source_axis(mask, i)] for i in range(3)]
-    again = Preparation(canonical, axes, spacing=tuple(order), values=(0, 1, 2))
+    order = [mask.spacing[prepare.source_axis(mask, i)] for i in range(3)]
+    again = Preparation(canonical, axes, spacing=tuple(order), label_values=(0, 1, 2))
     np.testing.assert_array_equal(again.label(mask, 3), label)
 
 
@@ -118,14 +118,14 @@ def test_scans_that_cannot_be_normalised():
 @pytest.mark.parametrize("array", [ARRAY, ARRAY / 2, np.where(ARRAY % 2, np.nan, 0.0)])
 def test_masks_with_values_of_no_class(array):
     with pytest.raises(ValueError, match=r"scan\.nii: as a mask .*\[0, 4, 1\] only"):
-        Preparation(values=(0, 4, 1)).label(volume(array), 3)
+        Preparation(label_values=(0, 4, 1)).label(volume(array), 3)
 
 
 def test_values_stand_for_classes():
-    prepare = Preparation(values=(0, 4, 1), names=("background", "rim", "core"))
+    prepare = Preparation(label_values=(0, 4, 1), label_names=("background", "rim", "core"))
     mask = volume(np.array([0, 1, 4, 4]).reshape(1, 2, 2), np.eye(4))
     label = prepare.label(mask, 3)
     np.testing.assert_array_equal(label.ravel(), [0, 2, 1, 1])
-    np.testing.assert_array_equal(prepare.mask_values(label), mask.array)
-    assert prepare.label_names(3) == {0: "background", 4: "rim", 1: "core"}
-    assert Preparation().label_names(2) == {0: "background", 1: "class 1"}
+    np.testing.assert_array_equal(prepare.to_mask(label), mask.array)
+    assert prepare.named(3) == {0: "background", 4: "rim", 1: "core"}
+    assert Preparation().named(2) == {0: "background", 1: "class 1"}

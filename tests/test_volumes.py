@@ -117,7 +117,7 @@ def test_nrrd_of_several_channels_has_them_last(tmp_path):
 
 
 def dicom(folder, slices=3, series="1.2.3"):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for z in range(slices):

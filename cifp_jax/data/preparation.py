@@ -22,16 +22,16 @@ class Preparation:
       normalisation: a rule for each channel, the last one for those that have none:
         ("zscore",): mean 0 and standard deviation 1 over the scan; ("minmax",): to [0, 1];
         ("fixed", low, high, mean, std): cut off at `low` and `high`, less `mean`, over `std`.
-      names: of the classes, background first; () where they have none.
-      values: that stand for the classes in masks; () for 0, 1, 2, ...
+      label_names: of the classes, background first; () where they have none.
+      label_values: what stands for the classes in masks; () for 0, 1, 2, ...
     """
 
     canonical: bool = False
     axes: tuple[int, ...] = (0, 1, 2)
     spacing: tuple[float, ...] = ()
     normalisation: tuple[tuple[Any, ...], ...] = (("zscore",),)
-    names: tuple[str, ...] = ()
-    values: tuple[int, ...] = ()
+    label_names: tuple[str, ...] = ()
+    label_values: tuple[int, ...] = ()
 
     def turned(
         self, array: Shaped[np.ndarray, "x y z *c"], volume: Volume
@@ -54,7 +54,7 @@ class Preparation:
         if self.canonical:
             _, affine = geometry.to_canonical(volume.array, affine)
         affine = affine[:, [*self.axes, 3]]
-        before = [volume.array.shape[self._source_axis(volume, i)] for i in range(3)]
+        before = [volume.array.shape[self.source_axis(volume, i)] for i in range(3)]
         scale = np.array(before) / np.array(self.shape(volume))
         # The first voxel's corner stays; its centre moves.
         shift = (scale - 1) / 2
@@ -63,14 +63,14 @@ class Preparation:
         resized[:3, 3] = affine[:3, 3] + affine[:3, :3] @ shift
         return resized
 
-    def _source_axis(self, volume: Volume, axis: int) -> int:
+    def source_axis(self, volume: Volume, axis: int) -> int:
         """The axis of the file that becomes axis `axis` of the record."""
         marks = np.empty(tuple(range(2, 5)), bool)  # sides 2, 3 and 4 tell the axes apart
         return self.turned(marks, volume).shape[axis] - 2
 
     def shape(self, volume: Volume) -> tuple[int, ...]:
         """The spatial shape of the record."""
-        order = [self._source_axis(volume, i) for i in range(3)]
+        order = [self.source_axis(volume, i) for i in range(3)]
         shape = tuple(volume.array.shape[i] for i in order)
         if not self.spacing:
             return shape
@@ -126,7 +126,7 @@ class Preparation:
         Raises:
           ValueError: values that are not whole numbers, or that stand for no class.
         """
-        values = np.array(self.values or range(classes))
+        values = np.array(self.label_values or range(classes))
         found = np.unique(mask.array)
         unknown = found[~np.isin(found, values)]
         if mask.array.ndim != 3 or len(unknown):
@@ -139,15 +139,15 @@ class Preparation:
         label = ranks[np.searchsorted(values, self.turned(mask.array, mask), sorter=ranks)]
         return geometry.resample_nearest(label.astype(np.uint8), self.shape(mask))
 
-    def mask_values(self, label: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
+    def to_mask(self, label: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
         """Classes as the values that stand for them in masks."""
-        if not self.values:
+        if not self.label_values:
             return label.astype(np.uint8)
-        largest = np.min_scalar_type(max(self.values))
-        return np.array(self.values, largest)[label]
+        largest = np.min_scalar_type(max(self.label_values))
+        return np.array(self.label_values, largest)[label]
 
-    def label_names(self, classes: int) -> dict[int, str]:
+    def named(self, classes: int) -> dict[int, str]:
         """The names of mask values."""
-        values: Sequence[int] = self.values or range(classes)
-        names = self.names or ("background", *(f"class {k}" for k in range(1, classes)))
+        values: Sequence[int] = self.label_values or range(classes)
+        names = self.label_names or ("background", *(f"class {k}" for k in range(1, classes)))
         return dict(zip(values, names, strict=True))

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,3 +66,8 @@ def write_record(
                 file.create_dataset(key, data=array)
         for name, value in (attributes or {}).items():
             file.attrs[name] = value
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes `content` as indented JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

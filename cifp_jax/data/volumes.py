@@ -218,8 +218,11 @@ def read_channels(paths: Sequence[pathlib.Path], channels: int) -> Volume:
     volumes = [read(path) for path in paths]
     first = volumes[0]
     if len(volumes) > 1:
-        for other in volumes[1:]:
-            check_same_geometry(first, other)
+        for volume in volumes:
+            if volume.array.ndim != 3:
+                shape = f"its shape is {volume.array.shape}, and its other channels are files of "
+                _refuse(volume.path, f"{shape}their own. Save one channel in each.")
+            check_same_geometry(first, volume)
         first = dataclasses.replace(first, array=np.stack([v.array for v in volumes], axis=-1))
     found = first.array.shape[3] if first.array.ndim == 4 else 1
     if first.array.ndim > 4 or found != channels:
