@@ -12,7 +12,7 @@ from test_volumes import OBLIQUE, dicom
 from cifp_jax import prepare
 from cifp_jax.data import layouts
 from cifp_jax.data.sources import read_case
-from cifp_jax.training import build, loop
+from cifp_jax.training import build
 
 # Slices 7 mm apart; in the plane 2 x 2 mm.
 ANISOTROPIC = OBLIQUE @ np.diag([4.0, 1, 1, 1])
@@ -109,23 +109,6 @@ def test_the_written_configuration_gives_batches(prepared):
     assert batch["unlabeled"]["image"].shape == (size, 32, 32, 2)
     record = build.read_volume(config)(split.validation[0])
     assert record["image"].shape == (4, 18, 20, 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dimension", [2, 3])
-def test_it_trains(tmp_path, dimension):
-    raw = nnunet(tmp_path / "raw")
-    flags = ["--memory=1", f"--dimension={dimension}"]
-    assert prepare.main([str(raw), str(tmp_path / "out"), *flags]) == 0
-    config = config_of(tmp_path / "out")
-    config.parallel = "none"
-    config.model.filters = (2, 2, 2, 2, 2)
-    config.data.batch_labeled = config.data.batch_unlabeled = 2
-    config.training.update({"steps": 2, "log_every": 1, "evaluate_every": 1})
-    config.evaluation.overlays = 1
-    summaries = loop.train(config, tmp_path / "run")
-    assert loop.reported(summaries)["facts"]["cases"] == 1
-    assert len(list((tmp_path / "run/evaluation").rglob("*.png"))) == 1
 
 
 def test_bad_cases_are_named_and_the_others_prepared(tmp_path, capsys):

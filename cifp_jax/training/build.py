@@ -1,12 +1,14 @@
 """From a configuration to the parts of a run: checked before anything is computed."""
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float
@@ -14,6 +16,7 @@ from jaxtyping import Float
 from cifp_jax import parallel
 from cifp_jax.config import Config
 from cifp_jax.data import phantom, pipeline, sources, splits, transforms
+from cifp_jax.data.preparation import Preparation
 from cifp_jax.evaluation import metrics, sliding_window
 from cifp_jax.methods import Method
 from cifp_jax.models.unet import UNet
@@ -179,14 +182,25 @@ def check_step(config: Config, state: TrainState) -> None:
     jax.eval_shape(make_step(config), state, batch)
 
 
-def make_predictor(config: Config) -> Callable[[TrainState], Predict]:
-    """`predictor(state)` gives `predict(image) -> probabilities`, compiled once for all states."""
+def preparation(config: Config) -> Preparation:
+    """What a scan goes through before the network of a run sees it."""
+    own = splits.LAYOUTS[config.data.name].preparation
+    return own or Preparation(**config.preparation.to_dict())
+
+
+def make_predictor(config: Config, *, flips: bool = False) -> Callable[[TrainState], Predict]:
+    """`predictor(state)` gives `predict(image) -> probabilities`, compiled once for all states.
+
+    With `flips` each window is predicted mirrored in all ways too, and the mean is taken.
+    """
     model = make_model(config)
 
     def apply(weights: dict[str, Any], x: jax.Array) -> jax.Array:
         logits: Any = model.apply(weights, x, train=False)
         return logits
 
+    if flips:
+        apply = _mean_of_flips(apply)
     layout = splits.LAYOUTS[config.data.name]
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
     if layout.rank == 2 and not layout.own:
@@ -221,6 +235,21 @@ def variables(config: Config, state: TrainState) -> dict[str, Any]:
             "batch_stats": state.ema_batch_stats if ema else state.batch_stats,
         }
     )
+
+
+def _mean_of_flips(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Logits whose softmax is the mean of the probabilities of all mirror images of a window."""
+
+    def apply_flipped(weights: dict[str, Any], x: jax.Array) -> jax.Array:
+        axes = range(1, x.ndim - 1)
+        chosen = [c for n in range(x.ndim - 1) for c in itertools.combinations(axes, n)]
+        total = sum(
+            jnp.flip(jax.nn.softmax(apply(weights, jnp.flip(x, c)).astype(jnp.float32)), c)
+            for c in chosen
+        )
+        return jnp.log(total / len(chosen))
+
+    return apply_flipped
 
 
 def _one_slice_thick(apply: Callable[..., Any]) -> Callable[..., Any]:
