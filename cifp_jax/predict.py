@@ -161,8 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{arguments.output}: the masks would lie among the scans, under the same names. "
                 f"Name another folder."
             )
-        scans = layouts.find_scans(arguments.input)
         config = prediction_config(runs.load_config(arguments.weights))
+        scans = layouts.find_scans(arguments.input, config.data.channels)
         predict = runs.load_predictor(config, arguments.weights, flips=arguments.flips)
         segmenter = Segmenter(config, predict, arguments.output, maps)
         names = {str(value): name for value, name in segmenter.names.items()}

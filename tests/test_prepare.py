@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 
 import h5py
 import nibabel
@@ -199,3 +201,16 @@ def test_duplicate_names_and_a_full_disk(tmp_path, monkeypatch, capsys):
     assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 1
     assert "Free some, or name another folder" in capsys.readouterr().out
     assert prepare.main([str(raw), str(tmp_path / "out"), "--validation=9"]) == 1
+
+
+def test_the_command_reads_the_written_configuration(prepared, tmp_path):
+    """The rest of the command is another test's: this run stops before it writes."""
+    flags = (f"--config={prepared / 'config.py'}", "--config.model.name=none")
+    result = subprocess.run(
+        [sys.executable, "-m", "cifp_jax.main", *flags, f"--workdir={tmp_path / 'run'}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "config.model.name is 'none'; known: unet, vnet" in result.stderr
+    assert result.returncode != 0

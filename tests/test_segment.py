@@ -1,10 +1,13 @@
 """Slab by slab is the same as all at once."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import ndimage, special
 from test_sliding_window import K, make_variables, network
 
+from cifp_jax.data import geometry
 from cifp_jax.evaluation import segment as room
 from cifp_jax.evaluation.segment import segment, slabs
 from cifp_jax.evaluation.sliding_window import make_sliding_window, window_starts
@@ -77,3 +80,19 @@ def test_equal_to_all_at_once(shape, monkeypatch):
     np.testing.assert_array_equal(found.label[certain], expected.argmax(axis=-1)[certain])
     entropy = -special.xlogy(expected, expected).sum(axis=-1) / np.log(K)
     np.testing.assert_allclose(found.uncertainty, entropy, atol=1e-4)
+
+
+def test_memory_does_not_grow_with_the_scan(monkeypatch):
+    """Of 8 classes on 400 rows, all probabilities at once would be 20 MB."""
+    monkeypatch.setattr(room, "_NUMBERS", 10 * 40 * 40 * 8)
+    monkeypatch.setattr(geometry, "_ROWS", 10 * 40 * 40 * 8)
+
+    def predict(part):
+        return np.full((*part.shape, 8), 0.125, np.float32)
+
+    image = np.zeros((400, 40, 40), np.float32)
+    tracemalloc.start()
+    segment(predict, image, shape=(410, 41, 40), classes=8, patch=1, stride=1, uncertainty=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import locale
 
 import h5py
 import nibabel
@@ -120,6 +121,7 @@ def dicom(folder, slices=3, series="1.2.3"):
     folder.mkdir(exist_ok=True, parents=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    before = locale.setlocale(locale.LC_ALL)
     for z in range(slices):
         image = sitk.GetImageFromArray(ARRAY[:, :, z].T.copy())
         image.SetSpacing((0.5, 2.0))
@@ -134,6 +136,7 @@ def dicom(folder, slices=3, series="1.2.3"):
         # Named against their order, which is that of their places.
         writer.SetFileName(str(folder / f"{series}_{9 - z}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # ITK leaves that of C behind when it writes
 
 
 def test_dicom_series(tmp_path):

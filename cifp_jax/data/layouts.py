@@ -53,11 +53,58 @@ def _is_series(folder: pathlib.Path) -> bool:
     return False
 
 
-def find_scans(path: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
+def _entries(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The files and series in a folder (or the one at `path`) by their names without ending."""
+    if path.is_file() or _is_series(path):
+        return {volumes.stem(path): path}
+    entries = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
+    found: dict[str, pathlib.Path] = {}
+    for entry in entries:
+        if not (_is_series(entry) if entry.is_dir() else volumes.suffix(entry)):
+            continue
+        name = volumes.stem(entry)
+        if name in found:
+            raise ValueError(
+                f"{entry}: {found[name]} is named alike, so both would be the case {name!r}. "
+                f"Rename or remove one."
+            )
+        found[name] = entry
+    return found
+
+
+def _by_case(
+    entries: Mapping[str, pathlib.Path], channels: int | None
+) -> dict[str, tuple[pathlib.Path, ...]]:
+    """Puts the channels of a case together; `channels` as in `find_scans`."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in entries:
+        groups[_CHANNEL.sub("", name)].append(name)
+    if channels is None:
+        together = all(
+            [name[-5:] for name in names] == [f"_{i:04}" for i in range(len(names))]
+            for names in groups.values()
+        )
+    else:
+        # Names that merely end in a number, patient_0001 and patient_0002, are cases of their own.
+        firsts = [name.endswith("_0000") for name in entries]
+        together = all(firsts) if channels == 1 else any(firsts)
+    if not together:
+        return {name: (entries[name],) for name in sorted(entries)}
+    return {case: tuple(entries[name] for name in groups[case]) for case in sorted(groups)}
+
+
+def find_scans(
+    path: pathlib.Path, channels: int | None = None
+) -> dict[str, tuple[pathlib.Path, ...]]:
     """The scans in a file or folder by name, with the files of their channels.
 
-    Where all files are named `<case>_0000`, `<case>_0001`, ..., these are the channels of one case.
-    A folder of DICOM slices is one scan, as are folders of them below `path`.
+    A folder of DICOM slices is one scan, as are folders of them below `path`. Files named
+    `<case>_0000`, `<case>_0001`, ... are the channels of one case.
+
+    Args:
+      path: a file or a folder.
+      channels: of each scan; None where it is not known: then files are put together only if all
+        of them are numbered so, without a gap.
 
     Raises:
       FileNotFoundError: there is nothing at `path`, or no scan in it.
@@ -65,40 +112,16 @@ def find_scans(path: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder. Name one that exists.")
-    if path.is_file() or _is_series(path):
-        entries = [path]
-    else:
-        entries = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
-        entries = [p for p in entries if (_is_series(p) if p.is_dir() else volumes.suffix(p))]
-    groups: dict[str, list[pathlib.Path]] = defaultdict(list)
-    for entry in entries:
-        groups[_CHANNEL.sub("", volumes.stem(entry))].append(entry)
-    # Names that merely end in a number, patient_0001 and patient_0002, are cases of their own.
-    numbered = all(
-        [volumes.stem(p)[-5:] for p in paths] == [f"_{i:04}" for i in range(len(paths))]
-        for paths in groups.values()
-    )
-    if not numbered:
-        groups = defaultdict(list)
-        for entry in entries:
-            groups[volumes.stem(entry)].append(entry)
-    for name, paths in groups.items():
-        if len(paths) > 1 and not numbered:
-            raise ValueError(
-                f"{paths[1]}: {paths[0]} is named alike, so both would be the case {name!r}. "
-                f"Rename or remove one."
-            )
-    if not groups:
+    if not (entries := _entries(path)):
         raise FileNotFoundError(
             f"{path}: there is no scan in this folder. Known are {', '.join(volumes.SUFFIXES)} and "
             f"folders of DICOM slices."
         )
-    return {name: tuple(paths) for name, paths in sorted(groups.items())}
+    return _by_case(entries, channels)
 
 
-def _find_if_there(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
-    there = folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
-    return find_scans(folder) if there else {}
+def _entries_if_there(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    return _entries(folder) if folder.is_dir() else {}
 
 
 def _described(root: pathlib.Path) -> dict[str, Any]:
@@ -158,8 +181,12 @@ def read_described(root: pathlib.Path) -> RawData:
     if not isinstance(description.get("labels"), dict):
         raise ValueError(f'{path}: it names no labels. Add "labels": {{"background": 0, ...}}.')
     channels = description.get("channel_names") or description.get("modality") or {}
-    training, test = (find_scans(root / "imagesTr"), _find_if_there(root / "imagesTs"))
-    masks, test_masks = (_masks(root / "labelsTr"), _masks(root / "labelsTs"))
+    count = len(channels) or None
+    training = find_scans(root / "imagesTr", count)
+    unlabelled, test = (
+        _by_case(_entries_if_there(root / folder), count) for folder in ("imagesUn", "imagesTs")
+    )
+    masks, test_masks = (_entries_if_there(root / folder) for folder in ("labelsTr", "labelsTs"))
     for name in sorted(set(masks) - set(training)):
         raise ValueError(
             f"{masks[name]}: this mask has no image in {root / 'imagesTr'}. Add it, or remove the "
@@ -167,9 +194,7 @@ def read_described(root: pathlib.Path) -> RawData:
         )
     sets = {
         "imagesTr": {name: (files, masks.get(name), False) for name, files in training.items()},
-        "imagesUn": {
-            name: (files, None, False) for name, files in _find_if_there(root / "imagesUn").items()
-        },
+        "imagesUn": {name: (files, None, False) for name, files in unlabelled.items()},
         "imagesTs": {
             name: (files, test_masks[name], True)
             for name, files in test.items()
@@ -186,10 +211,6 @@ def read_described(root: pathlib.Path) -> RawData:
     )
 
 
-def _masks(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    return {name: files[0] for name, files in _find_if_there(folder).items()}
-
-
 def read_plain(images: pathlib.Path, masks: pathlib.Path) -> RawData:
     """A folder of scans and a folder of masks for some of them.
 
@@ -198,9 +219,12 @@ def read_plain(images: pathlib.Path, masks: pathlib.Path) -> RawData:
     Raises:
       FileNotFoundError, ValueError: of the folders; a mask that belongs to no scan.
     """
-    scans = find_scans(images)
+    scans, entries = find_scans(images), _entries_if_there(masks)
+    alone = _by_case(_entries(images), 1)
+    if any(name in alone or _MASK.sub("", name) in alone for name in entries):
+        scans = alone  # a mask for each file: none of them is a mere channel
     found: dict[str, pathlib.Path] = {}
-    for name, path in _masks(masks).items():
+    for name, path in entries.items():
         name = name if name in scans else _MASK.sub("", name)
         if name not in scans:
             raise ValueError(
