@@ -11,6 +11,7 @@ import errno
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -107,7 +108,7 @@ class Segmenter:
         if config.evaluation.largest_component:
             label = largest_component(label)
 
-        def write(path: pathlib.Path, array: np.ndarray, **more: object) -> None:
+        def write(path: pathlib.Path, array: np.ndarray, **more: Any) -> None:
             own = array if scan.prepared else preparation.turned_back(array, scan)
             volumes.write(path, own, scan, **more)
 

@@ -14,7 +14,7 @@ AFFINE = np.diag([1.4, 1.4, 10.0, 1.0])
 
 def stored(path):
     with h5py.File(path) as file:
-        return file["image"][()], file["label"][()]
+        return np.asarray(file["image"]), np.asarray(file["label"])
 
 
 def save(path, array, affine=AFFINE):

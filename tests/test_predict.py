@@ -4,11 +4,10 @@ import json
 
 import h5py
 import jax.numpy as jnp
-import nibabel
 import numpy as np
 import pytest
 from test_prepare import config_of, nnunet
-from test_volumes import OBLIQUE, dicom, nifti
+from test_volumes import OBLIQUE, dicom, loaded, nifti
 
 from cifp_jax import predict, prepare
 from cifp_jax.config import default_config
@@ -74,17 +73,17 @@ def test_native_spacing_gives_voxel_exact_masks(run, tmp_path, axes, spacing):
     write(tmp_path / "in/b.nrrd", (100 * truth).astype(np.int16), Volume(truth, OBLIQUE, scan))
     assert call(run, tmp_path / "in", tmp_path / "out", "--uncertainty", "--probabilities") == 0
     for name in "ab":
-        mask = nibabel.load(tmp_path / f"out/{name}.nii.gz")
+        mask = loaded(tmp_path / f"out/{name}.nii.gz")
         np.testing.assert_array_equal(np.asarray(mask.dataobj), VALUES[truth])
         np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
         assert mask.header.get_xyzt_units()[0] == "mm"
     names = {"0": "background", "2": "rim", "7": "core"}
     assert json.loads(mask.header.extensions[0].get_content()) == names
     assert json.loads((tmp_path / "out/labels.json").read_text()) == names
-    uncertainty = nibabel.load(tmp_path / "out/uncertainty/a.nii.gz")
+    uncertainty = loaded(tmp_path / "out/uncertainty/a.nii.gz")
     np.testing.assert_allclose(uncertainty.affine, OBLIQUE, atol=1e-5)
     assert uncertainty.get_fdata().max() < 1e-3
-    probabilities = nibabel.load(tmp_path / "out/probabilities/a.nii.gz").get_fdata()
+    probabilities = loaded(tmp_path / "out/probabilities/a.nii.gz").get_fdata()
     np.testing.assert_allclose(probabilities, np.eye(3)[truth], atol=1e-4)
 
 
@@ -97,7 +96,7 @@ def test_another_spacing_and_back(run, tmp_path):
     ball = distance < 10
     scan = nifti(tmp_path / "ball.nii.gz", (200 * ball).astype(np.int16), affine)
     assert call(run, scan, tmp_path / "out") == 0
-    mask = nibabel.load(tmp_path / "out/ball.nii.gz")
+    mask = loaded(tmp_path / "out/ball.nii.gz")
     assert mask.shape == ball.shape
     wrong = (np.asarray(mask.dataobj) == 7) != (distance < 10)
     assert not wrong[np.abs(distance - 10) > 2].any()
@@ -111,10 +110,10 @@ def test_dicom_and_prepared_arrays(run, tmp_path):
         file["image"] = record
         file.attrs["affine"] = OBLIQUE
     assert call(run, tmp_path / "in", tmp_path / "out") == 0
-    mask = nibabel.load(tmp_path / "out/series.nii.gz")
+    mask = loaded(tmp_path / "out/series.nii.gz")
     np.testing.assert_allclose(mask.header.get_zooms(), (0.5, 2, 7))
     np.testing.assert_allclose(mask.affine[:3, 3], (-10, -20, 30))
-    mask = nibabel.load(tmp_path / "out/record.nii.gz")
+    mask = loaded(tmp_path / "out/record.nii.gz")
     np.testing.assert_array_equal(np.asarray(mask.dataobj), VALUES[classes(1)])
     np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
 
@@ -213,11 +212,11 @@ def test_from_a_folder_to_masks(tmp_path, dimension, capsys):
     flags = ("--flips", "--uncertainty")
     assert call(tmp_path / "run", raw / "imagesTs", tmp_path / "masks", *flags) == 0
     scan, mask = (
-        nibabel.load(raw / "imagesTs/new_0000.nii.gz"),
-        nibabel.load(tmp_path / "masks/new.nii.gz"),
+        loaded(raw / "imagesTs/new_0000.nii.gz"),
+        loaded(tmp_path / "masks/new.nii.gz"),
     )
     assert mask.shape == scan.shape
     np.testing.assert_array_equal(mask.affine, scan.affine)
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
-    uncertainty = nibabel.load(tmp_path / "masks/uncertainty/new.nii.gz").get_fdata()
+    uncertainty = loaded(tmp_path / "masks/uncertainty/new.nii.gz").get_fdata()
     assert 0 < uncertainty.max() <= 1

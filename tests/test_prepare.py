@@ -78,7 +78,7 @@ def test_nnunet_lists(prepared):
 
 def test_records_are_turned_and_normalised(prepared):
     with h5py.File(prepared / "volumes/case2.h5") as file:
-        image, label = file["image"][()], file["label"][()]
+        image, label = np.asarray(file["image"]), np.asarray(file["label"])
     # The file runs to anterior, left, superior; the record has slices, right, anterior.
     assert image.shape == (4, 18, 20, 2)
     np.testing.assert_allclose(image.mean(axis=(0, 1, 2)), 0, atol=1e-5)
@@ -168,7 +168,7 @@ def test_plain_folders_of_any_format_and_values(tmp_path):
     config = config_of(tmp_path / "out")
     assert tuple(config.preparation.label_values) == (0, 255)
     with h5py.File(tmp_path / "out/volumes/patient_0001.h5") as file:
-        assert set(np.unique(file["label"][()])) == {0, 1}
+        assert set(np.unique(np.asarray(file["label"]))) == {0, 1}
 
 
 @pytest.mark.parametrize(

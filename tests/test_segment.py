@@ -51,7 +51,7 @@ def test_equal_to_all_at_once(shape, monkeypatch):
     windows = make_sliding_window(network, (8, 8, 8), (4, 4, 4), 4, K, gaussian=True)
     whole = windows(make_variables(), image)
     factors = [*(m / n for n, m in zip(image.shape, shape, strict=True)), 1]
-    expected = ndimage.zoom(whole, factors, order=1, mode="nearest", grid_mode=True)
+    expected = np.asarray(ndimage.zoom(whole, factors, order=1, mode="nearest", grid_mode=True))
     monkeypatch.setattr(room, "_NUMBERS", 14 * 9 * 8 * K)
     read, shares = [], []
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import locale
+from typing import Any
 
 import h5py
 import nibabel
@@ -22,7 +23,12 @@ OBLIQUE[:3, 3] = (10, -20, 30)
 ARRAY = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
 
 
-def nifti(path, array=ARRAY, affine=OBLIQUE, unit="mm"):
+def loaded(path) -> Any:
+    """What nibabel makes of a file, by itself."""
+    return nibabel.load(path)
+
+
+def nifti(path, array: Any = ARRAY, affine=OBLIQUE, unit="mm"):
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units(unit)
     nibabel.save(image, path)
@@ -49,14 +55,14 @@ def test_units_are_kept_and_spacing_is_in_millimetres(tmp_path):
     volume = volumes.read(nifti(tmp_path / "a.nii.gz", unit="micron"))
     np.testing.assert_allclose(volume.spacing, (0.0005, 0.002, 0.007), rtol=1e-6)
     volumes.write(tmp_path / "mask.nii.gz", ARRAY.astype(np.uint8), volume)
-    header = nibabel.load(tmp_path / "mask.nii.gz").header
+    header = loaded(tmp_path / "mask.nii.gz").header
     assert header.get_xyzt_units()[0] == "micron"
     np.testing.assert_allclose(header.get_zooms(), (0.5, 2, 7), rtol=1e-6)
 
 
 def test_a_mask_has_the_geometry_of_its_scan_and_names(tmp_path):
     scan = nifti(tmp_path / "a.nii.gz")
-    source = nibabel.load(scan)
+    source = loaded(scan)
     source.set_sform(OBLIQUE, code=1)
     source.set_qform(OBLIQUE, code=1)
     source.header["descrip"] = b"Jane Doe"
@@ -64,9 +70,9 @@ def test_a_mask_has_the_geometry_of_its_scan_and_names(tmp_path):
     volume = volumes.read(scan)
     names = {0: "background", 3: "tumour"}
     volumes.write(tmp_path / "m.nii.gz", (ARRAY % 2 * 3).astype(np.uint8), volume, names=names)
-    mask = nibabel.load(tmp_path / "m.nii.gz")
+    mask = loaded(tmp_path / "m.nii.gz")
     np.testing.assert_array_equal(np.asarray(mask.dataobj), ARRAY % 2 * 3)
-    np.testing.assert_array_equal(mask.affine, nibabel.load(scan).affine)
+    np.testing.assert_array_equal(mask.affine, loaded(scan).affine)
     assert (mask.header["sform_code"], mask.header["qform_code"]) == (1, 1)
     assert mask.get_data_dtype() == np.uint8
     assert json.loads(mask.header.extensions[0].get_content()) == {"0": "background", "3": "tumour"}
@@ -77,7 +83,7 @@ def test_stored_whole_numbers_with_a_scale(tmp_path):
     like = volumes.read(nifti(tmp_path / "a.nii.gz"))
     stored = np.full((*ARRAY.shape, 2), 65535, np.uint16)
     volumes.write(tmp_path / "p.nii.gz", stored, like, scale=1 / 65535)
-    np.testing.assert_allclose(nibabel.load(tmp_path / "p.nii.gz").get_fdata(), 1, rtol=1e-6)
+    np.testing.assert_allclose(loaded(tmp_path / "p.nii.gz").get_fdata(), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.h5"])
@@ -178,7 +184,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_shapes_that_are_no_scan(tmp_path):
     with pytest.raises(ValueError, match=r"a\.nii: its shape is \(2, 3\).*three axes"):
         volumes.read(nifti(tmp_path / "a.nii", ARRAY[:, :, 0]))
-    header = nibabel.load(nifti(tmp_path / "c.nii")).header
+    header = loaded(nifti(tmp_path / "c.nii")).header
     header["srow_z"] = 0
     nibabel.save(nibabel.Nifti1Image(ARRAY, None, header), tmp_path / "b.nii")
     with pytest.raises(ValueError, match=r"b\.nii: its affine"):

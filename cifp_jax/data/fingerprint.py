@@ -50,10 +50,10 @@ def count_channels(data: RawData) -> int:
         if len(case.images) > 1:
             return len(case.images)
         try:
-            shape = volumes.read(case.images[0]).array.shape
+            array: Any = volumes.read(case.images[0]).array
         except ValueError:
             continue  # said when its turn comes
-        return shape[3] if len(shape) == 4 else 1
+        return array.shape[3] if array.ndim == 4 else 1
     raise ValueError("None of the scans can be read. Look at the first of them with a viewer.")
 
 

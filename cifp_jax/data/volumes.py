@@ -17,6 +17,7 @@ import nrrd
 import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Float, Shaped
+from nibabel.nifti1 import Nifti1Extension
 
 from cifp_jax.data.records import whole, write_record
 
@@ -75,7 +76,7 @@ def _read_nifti(path: pathlib.Path) -> Volume:
     array = (
         proxy.get_unscaled() if plain else image.get_fdata(dtype=np.float32, caching="unchanged")
     )
-    header = nibabel.Nifti1Header.from_header(image.header)
+    header: Any = nibabel.Nifti1Header.from_header(image.header)
     factor = _MILLIMETRES[header.get_xyzt_units()[0]]
     affine = np.diag([factor, factor, factor, 1.0]) @ image.affine
     return Volume(np.asarray(array), affine, path, header)
@@ -117,7 +118,7 @@ def _read_dicom(path: pathlib.Path) -> Volume:
             f"this folder holds {len(series)} DICOM series, not one. Give each series a folder.",
         )
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0]))
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path), series[0]))
     return _from_itk(reader.Execute(), path)
 
 
@@ -282,7 +283,7 @@ def _write_nifti(
     names: Mapping[int, str] | None,
     scale: float | None,
 ) -> None:
-    header = nibabel.Nifti1Header() if like.header is None else like.header.copy()
+    header: Any = nibabel.Nifti1Header() if like.header is None else like.header.copy()
     if like.header is None:
         header.set_xyzt_units("mm")
     header.set_data_dtype(array.dtype)
@@ -294,6 +295,6 @@ def _write_nifti(
     image.header.set_slope_inter(scale, None if scale is None else 0)
     if names is not None:
         text = json.dumps({str(value): name for value, name in names.items()})
-        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, text.encode()))
+        image.header.extensions.append(Nifti1Extension(_COMMENT, text.encode()))
     with whole(path) as partial:
         nibabel.save(image, partial)
