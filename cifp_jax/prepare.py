@@ -25,10 +25,11 @@ from cifp_jax.data import challenges, fingerprint, layouts, plan, records
 from cifp_jax.data.fingerprint import CaseFacts
 from cifp_jax.data.geometry import resampled_shape
 from cifp_jax.data.layouts import RawData
+from cifp_jax.data.splits import patient
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 _Item = TypeVar("_Item")
-_VALIDATION_SHARE = 5  # one labelled case in so many is set aside
+_VALIDATION_SHARE = 5  # one labelled patient in so many is set aside
 _GIB = 2**30
 
 
@@ -42,7 +43,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("raw", type=pathlib.Path, metavar="RAW", help="folder of raw scans")
     parser.add_argument("output", type=pathlib.Path, metavar="OUTPUT", help="folder to write to")
     parser.add_argument("--masks", type=pathlib.Path, help="folder of masks, for a plain folder")
-    parser.add_argument("--validation", type=int, help="labelled cases set aside (default: 1 in 5)")
+    parser.add_argument(
+        "--validation", type=int, help="labelled patients set aside (default: 1 in 5)"
+    )
     parser.add_argument("--dimension", type=int, choices=(2, 3), help="2D or 3D (default: planned)")
     parser.add_argument("--memory", type=float, help="GB that a step may take (default: found out)")
     parser.add_argument("--lists", type=pathlib.Path, help="ACDC, LA: folder of the field's lists")
@@ -124,19 +127,26 @@ def _check_room(
 def _share_out(
     facts: Sequence[CaseFacts], written: Sequence[str], wanted: int | None
 ) -> dict[str, list[str]]:
-    """The lists: every case that was written, in one of four sets."""
+    """The lists: every case that was written, in one of four sets, no patient in two of them.
+
+    Unlabelled cases of validation and test patients stand in none.
+    """
     there = [fact.case for fact in facts if fact.case.name in written]
-    labelled = [case.name for case in there if case.label and not case.test]
-    count = len(labelled) // _VALIDATION_SHARE if wanted is None else wanted
-    if not 0 <= count < max(len(labelled), 1):
+    tested = {patient(case.name) for case in there if case.test}
+    labelled = [case.name for case in there if case.label and patient(case.name) not in tested]
+    patients = list(dict.fromkeys(map(patient, labelled)))
+    count = len(patients) // _VALIDATION_SHARE if wanted is None else wanted
+    if not 0 <= count < max(len(patients), 1):
         raise ValueError(
-            f"--validation={count} leaves none of the {len(labelled)} labelled case(s) to train on."
+            f"--validation={count} leaves none of the {len(patients)} labelled patient(s) to train "
+            f"on."
         )
-    validation = set(np.random.default_rng(0).permutation(labelled)[:count].tolist())
+    held_out = set(np.random.default_rng(0).permutation(patients)[:count].tolist())
+    free = [c.name for c in there if not c.label and patient(c.name) not in held_out | tested]
     return {
-        "labelled": [name for name in labelled if name not in validation],
-        "unlabelled": [case.name for case in there if not case.label],
-        "validation": sorted(validation),
+        "labelled": [name for name in labelled if patient(name) not in held_out],
+        "unlabelled": free,
+        "validation": [name for name in labelled if patient(name) in held_out],
         "test": [case.name for case in there if case.test],
     }
 
@@ -174,7 +184,7 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
     records.write_json(out / "fingerprint.json", found)
     values = plan.settings(
         planned,
-        labelled=len(lists["labelled"]),
+        labelled=len({patient(name) for name in lists["labelled"]}),
         validation=len(lists["validation"]),
         tested=bool(lists["test"]),
         bytes_on_disk=size,
@@ -184,6 +194,11 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
     CONSOLE.print(f"{out}: {counts}. Classes: {', '.join(labels.values())}.")
     for reason in planned.reasons:
         CONSOLE.print(f"- {reason}")
+    if not lists["validation"]:
+        CONSOLE.print(
+            f"- No validation: it takes {_VALIDATION_SHARE} labelled patients, or --validation=N. "
+            f"The last checkpoint is used."
+        )
     CONSOLE.print(f"Train: python -m cifp_jax.main --config={out / 'config.py'}")
     return failures + unwritten
 

@@ -214,3 +214,19 @@ def test_the_command_reads_the_written_configuration(prepared, tmp_path):
     )
     assert "config.model.name is 'none'; known: unet, vnet" in result.stderr
     assert result.returncode != 0
+
+
+def test_frames_of_a_patient_stay_together(tmp_path):
+    images, masks, shape = tmp_path / "scans", tmp_path / "masks", (6, 6, 4)
+    for i in range(6):
+        for frame in (1, 2):
+            save(images / f"p{i}_frame{frame:02}.nii.gz", scan(i, shape))
+        save(masks / f"p{i}_frame01.nii.gz", mask(i, shape))
+    flags = [f"--masks={masks}", "--validation=2"]
+    assert prepare.main([str(images), str(tmp_path / "out"), *flags]) == 0
+    lists = listed(tmp_path / "out")
+    assert (len(lists["labelled"]), len(lists["validation"])) == (4, 2)
+    # The other frames of the two validation patients are in no list.
+    assert lists["unlabelled"] == [n.replace("frame01", "frame02") for n in lists["labelled"]]
+    split = build.make_split(config_of(tmp_path / "out"))
+    assert (len(split.labeled), len(split.unlabeled), len(split.validation)) == (16, 16, 2)

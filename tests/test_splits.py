@@ -181,10 +181,24 @@ def test_own_volumes_and_their_slices(own):
 
 
 def test_more_labelled_cases_than_masks(own):
-    with pytest.raises(ValueError, match=r"labelled\.list names 1 labelled.*data\.labeled=2"):
+    with pytest.raises(
+        ValueError, match=r"labelled\.list lists 1 patients.*cannot give 2 labelled"
+    ):
         splits.load_split("slices", own, labeled=2)
     (own / "unlabelled.list").write_text("")
     assert splits.load_split("volumes", own, labeled=1).unlabeled == ()
     (own / "labelled.list").write_text("")
     with pytest.raises(ValueError, match=r"labelled\.list: this list is empty"):
         splits.load_split("volumes", own, labeled=1)
+
+
+def test_an_unlabelled_frame_of_a_labelled_patient_stays_unlabelled(own):
+    for old, new in (("a", "p_frame01"), ("b", "p_frame02"), ("c", "q_frame01")):
+        (own / f"volumes/{old}.h5").rename(own / f"volumes/{new}.h5")
+    (own / "labelled.list").write_text("p_frame01\n")
+    (own / "unlabelled.list").write_text("p_frame02\n")
+    split = splits.load_split("volumes", own, labeled=1)
+    assert (names(split.labeled), names(split.unlabeled)) == (["p_frame01"], ["p_frame02"])
+    (own / "labelled.list").write_text("p_frame01\nq_frame01\n")
+    split = splits.load_split("volumes", own, labeled=1)
+    assert names(split.unlabeled) == ["q_frame01", "p_frame02"]

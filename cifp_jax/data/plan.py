@@ -5,8 +5,10 @@ that fits. The memory that a step takes is estimated, not measured.
 """
 
 import dataclasses
+import functools
 import math
 import pprint
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,7 +130,8 @@ def make_plan(
             f"The masks hold one value only, {list(labels)}. At least one of them must mark "
             f"something."
         )
-    spacing, box = fingerprint["median_spacing"], fingerprint["median_box"]
+    spacing = [float(f"{s:.6g}") for s in fingerprint["median_spacing"]]
+    box = fingerprint["median_box"]
     planned_rank, why = _choose_rank(spacing, box, rank)
     reasons = [f"{planned_rank}D: {why}."]
     if planned_rank == 2:
@@ -232,7 +235,10 @@ def settings(
 
 def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
     """A configuration file in Python, which reads the data that lies beside it."""
-    reasons = "\n".join(f"# {reason}" for reason in plan.reasons)
+    wrap = functools.partial(
+        textwrap.fill, width=100, initial_indent="# ", subsequent_indent="#   "
+    )
+    reasons = "\n".join(map(wrap, plan.reasons))
     lines = [f"    config.{name} = {pprint.pformat(value)}" for name, value in values.items()]
     body = "\n".join(line.replace("\n", "\n    ") for line in lines)
     return f'''"""Planned from the data beside this file; see fingerprint.json.

@@ -116,7 +116,8 @@ def load_split(
       root: folder that holds the lists.
       labeled: the cases of this many patients, in the order of the training list, are labelled. LA
         has one scan a patient; 1, 3, 7 and 14 patients of ACDC are the 32, 68, 136 and 256 slices
-        of the literature. All patients leave no unlabelled case.
+        of the literature. All patients leave no unlabelled case, but for those of a list of their
+        own.
       validation: LA only: the scans of this many patients, the last of the list, are set aside.
       test_list: a list of test volumes beside the others (or its absolute path), "" for none.
 
@@ -133,16 +134,14 @@ def load_split(
         )
     files = LAYOUTS[layout]
     listed = read_list(root, files.train_list, files.train_file)
-    marked = len({patient(case.name) for case in listed})
+    unlisted = ()
     if files.unlabeled_list:
-        listed += read_list(root, files.unlabeled_list, files.train_file, may_be_empty=True)
-        if labeled > marked:
-            raise ValueError(
-                f"{root / files.train_list} names {marked} labelled patients, which cannot give "
-                f"data.labeled={labeled}. Lower it, or prepare the data with more masks."
-            )
+        unlisted = read_list(root, files.unlabeled_list, files.train_file, may_be_empty=True)
     if files.own and files.rank == 2:
-        listed = tuple(part for case in listed for part in slices_of(case))
+        listed, unlisted = (
+            tuple(part for case in cases for part in slices_of(case))
+            for cases in (listed, unlisted)
+        )
     patients = list(dict.fromkeys(patient(case.name) for case in listed))
     if files.validation_list and validation:
         raise ValueError(
@@ -158,7 +157,7 @@ def load_split(
     first, last = set(patients[:labeled]), set(patients[len(patients) - validation :])
     split = Split(
         labeled=tuple(c for c in listed if patient(c.name) in first),
-        unlabeled=tuple(c for c in listed if patient(c.name) not in first | last),
+        unlabeled=tuple(c for c in listed if patient(c.name) not in first | last) + unlisted,
         validation=read_list(root, files.validation_list, files.volume_file, may_be_empty=files.own)
         if files.validation_list
         else tuple(c for c in listed if patient(c.name) in last),
