@@ -47,10 +47,11 @@ def count_channels(data: RawData) -> int:
     if data.channels:
         return len(data.channels)
     for case in data.cases:
-        if len(case.images) > 1:
-            return len(case.images)
+        first, *others = case.images
+        if others:
+            return 1 + len(others)
         try:
-            array: Any = volumes.read(case.images[0]).array
+            array: Any = volumes.read(first).array
         except ValueError:
             continue  # said when its turn comes
         return array.shape[3] if array.ndim == 4 else 1
