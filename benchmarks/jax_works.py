@@ -14,7 +14,7 @@ from benchmarks.sides import Work
 from cifp_jax import parallel
 from cifp_jax.config import default_config
 from cifp_jax.data import splits
-from cifp_jax.training import build
+from cifp_jax.training import build, prediction
 
 LAYOUTS = {"vnet": ("la", 2), "unet": ("acdc", 4)}
 MATRIX, COPY = 4096, 2**28  # sides of a product, bytes of a copy: larger than any cache
@@ -87,8 +87,8 @@ def predict(
     config.evaluation.batch = batch
     if rank == 3:
         config.evaluation.stride = tuple(stride)
-    variables = build.network_variables(config, build.make_state(config))
-    predictor = build.make_predictor(config)(variables)
+    variables = prediction.network_variables(config, build.make_state(config))
+    predictor = prediction.make_predictor(config)(variables)
     volume = np.random.default_rng(0).normal(size=tuple(shape)).astype(np.float32)
     return Work(functools.partial(predictor, volume), lambda: {"peak_memory": peak_memory()})
 

@@ -1,12 +1,12 @@
 """The settings that every configuration starts from, with their meaning."""
 
+import dataclasses
 import inspect
-import json
-import pathlib
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
 
+from cifp_jax.data.preparation import Preparation
 from cifp_jax.methods import METHODS
 
 # A `ConfigDict`. Its keys are not known to a type checker, which would take each for any type.
@@ -38,11 +38,12 @@ def default_config() -> Config:
     config.compare = ()  # methods to train one after the other and to compare, e.g. ("cifp",)
 
     config.data = ConfigDict()
-    config.data.name = ""  # layout of the files: la or acdc
+    config.data.name = ""  # layout of the files: la, acdc; of your own data: slices, volumes
     config.data.root = ""  # folder that holds the lists
     config.data.labeled = 8  # LA: scans; ACDC: patients
     config.data.validation = 0  # LA: unlabelled scans set aside from the end of train.list
     config.data.test_list = ""  # file of test cases, or "" for none
+    config.data.channels = 1  # of the images
     config.data.patch_size = (256, 256)  # voxels; each side a multiple of 16
     config.data.downsample = 1  # whole-number factor by which 3D scans are averaged down
     config.data.batch_labeled = 12
@@ -50,6 +51,9 @@ def default_config() -> Config:
     config.data.workers = 0  # Grain worker processes; 0 reads in threads of this process
     config.data.cache_gb = 4.0  # decoded scans kept in memory, per process
     config.data.phantoms = 0  # > 0: so many synthetic training cases are written to `root` first
+
+    # What `prepare` did to your own scans, so that `predict` does the same to new ones.
+    config.preparation = ConfigDict(dataclasses.asdict(Preparation()))
 
     config.model = ConfigDict()
     config.model.name = "unet"  # unet or vnet
@@ -79,27 +83,12 @@ def default_config() -> Config:
     config.training.checkpoint_every = 1000
 
     config.evaluation = ConfigDict()
-    config.evaluation.stride = (18, 18, 4)  # of the sliding window, 3D only
+    config.evaluation.stride = (18, 18, 4)  # of the sliding window, where slices aren't resized
+    config.evaluation.gaussian = False  # windows count more in their middle
     config.evaluation.batch = 8  # windows or slices in one forward pass
     config.evaluation.empty = "diagonal"  # distance of a missed class: diagonal or literature
     config.evaluation.largest_component = False  # keep the largest component of each class
     config.evaluation.weights = "ema"  # which network is evaluated: ema or student
     config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
     config.evaluation.overlays = 3  # cases drawn as PNG
-    return config
-
-
-def load_config(path: pathlib.Path) -> Config:
-    """The configuration of a run, from the `config.json` that it wrote.
-
-    Raises:
-      FileNotFoundError, ValueError: no such file, or no configuration in it.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: name the --workdir of a run.")
-    config = default_config()
-    try:
-        config.update(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a run's configuration: {error}") from error
     return config

@@ -10,10 +10,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cifp_jax.config import load_config
 from cifp_jax.data import splits
-from cifp_jax.training import build
+from cifp_jax.training import build, prediction
 from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.runs import load_config
 from cifp_jax.training.weights import NORMALISATION, Weights, save_weights
 
 
@@ -23,7 +23,7 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
     Raises:
       FileNotFoundError, ValueError: the run or its data is missing, or has no checkpoint.
     """
-    config = load_config(run / "config.json")
+    config = load_config(run)
     data = config.data
     # Before the state is made: a missing list is the likelier fault.
     split = splits.load_split(
@@ -45,7 +45,9 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
             "name": data.name,
             "patch_size": tuple(data.patch_size),
             "downsample": data.downsample,
+            "channels": data.channels,
         },
+        "preparation": config.preparation.to_dict(),
         "normalisation": NORMALISATION[data.name],
         "method": config.method.name,
         "step": step,
@@ -53,7 +55,7 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
         "weights": config.evaluation.weights,
         "training_list": patients,
     }
-    save_weights(out, Weights(build.network_variables(config, state), facts), half=half)
+    save_weights(out, Weights(prediction.network_variables(config, state), facts), half=half)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,10 +12,12 @@ BELOW = {
     "methods": {"data", "models", "parallel"},
     "evaluation": {"data", "models", "parallel"},
     "training": {"config", "methods", "evaluation", "data", "models", "parallel"},
-    "config": {"methods"},
+    "config": {"methods", "data"},
     "main": {"training", "config", "methods", "parallel"},
     "export": {"training", "config", "data"},
     "import_torch": {"training"},
+    "prepare": {"data", "config"},
+    "predict": {"training", "evaluation", "data", "config"},
     "__init__": {"training", "methods", "models", "evaluation", "data", "parallel", "config"},
 }
 

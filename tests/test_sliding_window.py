@@ -72,6 +72,34 @@ def test_equal_to_a_loop_over_windows(shape, patch, stride, batch):
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
 
 
+def test_gaussian_weights_by_hand():
+    """Two windows of 8 on 12 voxels: their mean, weighted by the distance to their middles."""
+    volume = np.random.default_rng(0).normal(size=12).astype(np.float32)
+    sides = [
+        special.softmax(network(make_variables(), volume[None, a:b, None])[0], axis=-1)
+        for a, b in ((0, 8), (4, 12))
+    ]
+    weight = np.exp(-((np.arange(8) - 3.5) ** 2) / 2)  # a standard deviation of one voxel
+    expected = np.concatenate([sides[0][:4], np.zeros((4, K)), sides[1][4:]])
+    for i in range(4):
+        expected[4 + i] = np.average(
+            [sides[0][4 + i], sides[1][i]], axis=0, weights=[weight[4 + i], weight[i]]
+        )
+    predict = make_sliding_window(network, (8,), (4,), 3, K, gaussian=True)
+    np.testing.assert_allclose(predict(make_variables(), volume), expected, atol=1e-5)
+
+
+def test_channels_reach_the_network():
+    volume = np.random.default_rng(0).normal(size=(13, 9, 8, 2)).astype(np.float32)
+
+    def second(variables, x):
+        return network(variables, x[..., 1:])
+
+    both = make_sliding_window(second, (8, 8, 4), (3, 5, 4), 4, K)(make_variables(), volume)
+    expected, _ = reference(volume[..., 1], (8, 8, 4), (3, 5, 4))
+    np.testing.assert_allclose(both, expected, atol=1e-5)
+
+
 def test_batch_size_changes_nothing():
     volume = np.random.default_rng(1).normal(size=(20, 14, 10)).astype(np.float32)
     one, many = (

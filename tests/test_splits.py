@@ -1,6 +1,8 @@
+import h5py
+import numpy as np
 import pytest
 
-from cifp_jax.data import splits
+from cifp_jax.data import sources, splits
 
 
 def names(cases):
@@ -150,3 +152,53 @@ def test_la_numbers(data_dir):
     assert names(split.labeled) == listed[:8]
     assert names(split.validation) == listed[70:]
     assert len(split.unlabeled) == 62
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "volumes").mkdir()
+    for name, slices in (("a", 2), ("b", 3), ("c", 1)):
+        with h5py.File(tmp_path / f"volumes/{name}.h5", "w") as file:
+            file["image"] = np.arange(slices * 4 * 4 * 2, dtype=np.float32).reshape(-1, 4, 4, 2)
+            file["label"] = np.ones((slices, 4, 4), np.uint8)
+    for listing, lines in (("labelled", "a\n"), ("unlabelled", "b\nc\n"), ("validation", "")):
+        (tmp_path / f"{listing}.list").write_text(lines)
+    return tmp_path
+
+
+def test_own_volumes_and_their_slices(own):
+    split = splits.load_split("volumes", own, labeled=1)
+    assert (names(split.labeled), names(split.unlabeled)) == (["a"], ["b", "c"])
+    assert split.validation == ()
+    split = splits.load_split("slices", own, labeled=1)
+    assert names(split.labeled) == ["a_slice_0", "a_slice_1"]
+    assert names(split.unlabeled)[2:] == ["b_slice_2", "c_slice_0"]
+    record = sources.read_case(split.unlabeled[2], classes=2, rank=2, channels=2)
+    np.testing.assert_array_equal(record["image"].ravel(), np.arange(64, 96))
+    assert record["label"].shape == (4, 4)
+    with pytest.raises(ValueError, match="2 axes and one of 3 channels"):
+        sources.read_case(split.unlabeled[2], classes=2, rank=2, channels=3)
+
+
+def test_more_labelled_cases_than_masks(own):
+    with pytest.raises(
+        ValueError, match=r"labelled\.list lists 1 patients.*cannot give 2 labelled"
+    ):
+        splits.load_split("slices", own, labeled=2)
+    (own / "unlabelled.list").write_text("")
+    assert splits.load_split("volumes", own, labeled=1).unlabeled == ()
+    (own / "labelled.list").write_text("")
+    with pytest.raises(ValueError, match=r"labelled\.list: this list is empty"):
+        splits.load_split("volumes", own, labeled=1)
+
+
+def test_an_unlabelled_frame_of_a_labelled_patient_stays_unlabelled(own):
+    for old, new in (("a", "p_frame01"), ("b", "p_frame02"), ("c", "q_frame01")):
+        (own / f"volumes/{old}.h5").rename(own / f"volumes/{new}.h5")
+    (own / "labelled.list").write_text("p_frame01\n")
+    (own / "unlabelled.list").write_text("p_frame02\n")
+    split = splits.load_split("volumes", own, labeled=1)
+    assert (names(split.labeled), names(split.unlabeled)) == (["p_frame01"], ["p_frame02"])
+    (own / "labelled.list").write_text("p_frame01\nq_frame01\n")
+    split = splits.load_split("volumes", own, labeled=1)
+    assert names(split.unlabeled) == ["q_frame01", "p_frame02"]

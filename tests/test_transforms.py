@@ -138,3 +138,29 @@ def test_image_and_label_move_together(weak, shape, patch_size):
         np.testing.assert_array_equal(alone["image"], result["image"])
     assert result["label"].dtype == np.uint8
     assert result["image"].dtype == np.float32
+
+
+def test_own_crops_keep_the_orientation_for_half_and_follow_the_label():
+    rng = np.random.default_rng(0)
+    image = np.arange(12 * 10, dtype=np.float32).reshape(12, 10)
+    both = np.stack([image, -image], axis=-1)
+    kept = 0
+    for _ in range(300):
+        out = transforms.weak_crop(rng, {"image": both, "label": image}, (6, 4))
+        assert out["image"].shape == (6, 4, 2)
+        np.testing.assert_array_equal(out["image"][..., 0], out["label"])
+        np.testing.assert_array_equal(out["image"][..., 1], -out["label"])
+        steps = [set(np.diff(out["label"], axis=axis).ravel()) for axis in (0, 1)]
+        kept += steps == [{10}, {1}]
+    assert 120 < kept < 180
+
+
+def test_a_third_of_the_own_crops_hold_a_small_structure():
+    rng = np.random.default_rng(0)
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[3, 30, 20] = 1
+    record = {"image": label.astype(np.float32), "label": label}
+    found = [transforms.weak_crop(rng, record, (8, 8, 8))["label"].any() for _ in range(300)]
+    assert 75 < sum(found) < 130  # a third, and a few by chance
+    small = transforms.weak_crop(rng, record, (48, 16, 44))
+    assert small["image"].shape == (48, 16, 44)

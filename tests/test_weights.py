@@ -11,7 +11,7 @@ from test_build import small
 
 from cifp_jax import export as export_command
 from cifp_jax.data.phantom import write_phantoms
-from cifp_jax.training import build, loop
+from cifp_jax.training import build, loop, prediction
 from cifp_jax.training.weights import Weights, load_weights, save_weights
 
 FACTS = {
@@ -103,7 +103,7 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
 
     export_command.main([f"--checkpoint={run}", f"--out={tmp_path / 'half'}", "--float16"])
     image = np.random.default_rng(0).random((2, 40, 40), np.float32)
-    predictor = build.make_predictor(config)
+    predictor = prediction.make_predictor(config)
     exact, half = (predictor(load_weights(f).variables)(image) for f in (out, tmp_path / "half"))
     np.testing.assert_allclose(half, exact, atol=5e-3)
 

@@ -10,11 +10,11 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import h5py
 import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from cifp_jax.data.records import write_record, write_text
 from cifp_jax.data.transforms import Arrays
 
 _MARKER = "phantoms.json"
@@ -199,21 +199,6 @@ def left_atrium(rng: np.random.Generator, shape: Sequence[int]) -> Arrays:
     return {"image": image, "label": chamber.astype(np.uint8)}
 
 
-def _write_record(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with h5py.File(partial, "w") as file:
-        for key, array in arrays.items():
-            file.create_dataset(key, data=array)
-    partial.replace(path)
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def _write_slices(
     root: pathlib.Path, counts: Mapping[str, int], seed: int, shape: Sequence[int]
 ) -> dict[str, list[str]]:
@@ -228,11 +213,11 @@ def _write_slices(
             if kind == "train_slices.list":
                 for z, record in enumerate(records):
                     lists[kind].append(f"{name}_slice_{z}")
-                    _write_record(root / f"data/slices/{lists[kind][-1]}.h5", record)
+                    write_record(root / f"data/slices/{lists[kind][-1]}.h5", record)
             else:
                 lists[kind].append(name)
                 volume = {key: np.stack([r[key] for r in records]) for key in records[0]}
-                _write_record(root / f"data/{name}.h5", volume)
+                write_record(root / f"data/{name}.h5", volume)
     return lists
 
 
@@ -243,7 +228,7 @@ def _write_scans(
     names = [f"scan{number:03}" for number in range(1, sum(counts.values()) + 1)]
     for number, name in enumerate(names, start=1):
         record = left_atrium(np.random.default_rng([seed, 3, number]), shape)
-        _write_record(root / name / "mri_norm2.h5", record)
+        write_record(root / name / "mri_norm2.h5", record)
     in_training = counts["train"] + counts["validation"]
     return {"train.list": names[:in_training], "test.list": names[in_training:]}
 
@@ -293,7 +278,7 @@ def write_phantoms(
     if (root / "test.list").is_file():  # written last
         return
     root.mkdir(parents=True, exist_ok=True)
-    _write_text(marker, settings)
+    write_text(marker, settings)
     write = _write_slices if rank == 2 else _write_scans
     for listing, names in write(root, counts, seed, shape).items():
-        _write_text(root / listing, "".join(f"{name}\n" for name in names))
+        write_text(root / listing, "".join(f"{name}\n" for name in names))

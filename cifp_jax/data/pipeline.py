@@ -79,11 +79,13 @@ def _example(
     arrays: Arrays,
     *,
     augment: Callable[[np.random.Generator, Arrays], Arrays],
+    channels: int,
     seed: int,
     stream: int,
 ) -> Arrays:
     arrays = augment(np.random.default_rng([seed, stream, position]), arrays)
-    example = {"image": arrays["image"][..., None], "index": np.asarray(position, np.int32)}
+    image = arrays["image"] if channels > 1 else arrays["image"][..., None]
+    example = {"image": image, "index": np.asarray(position, np.int32)}
     if "label" in arrays:
         example["label"] = arrays["label"].astype(np.int32)
     return example
@@ -101,6 +103,8 @@ def make_train_iterator(
     batch_labeled: int,
     batch_unlabeled: int,
     seed: int,
+    channels: int = 1,
+    crop: bool = False,
     downsample: int = 1,
     workers: int = 0,
     cache_bytes: int = 4 * 10**9,
@@ -109,9 +113,9 @@ def make_train_iterator(
 ) -> TrainIterator:
     """The training batches, without end (of use: a stream ends after 2^31 - 1 examples):
 
-        {"labeled":   {"image": float32 (b_l, *patch, 1), "label": int32 (b_l, *patch),
+        {"labeled":   {"image": float32 (b_l, *patch, c), "label": int32 (b_l, *patch),
                        "index": int32 (b_l,)},
-         "unlabeled": {"image": float32 (b_u, *patch, 1), "index": int32 (b_u,)}}
+         "unlabeled": {"image": float32 (b_u, *patch, c), "index": int32 (b_u,)}}
 
     Each stream is shuffled anew every epoch and runs on from one epoch into the next inside a
     batch, so that sets smaller than a batch serve too. `index` is an example's position in its
@@ -123,6 +127,8 @@ def make_train_iterator(
         the labelled ones stand in the unlabelled stream, without their labels.
       classes: number of classes, background included.
       patch_size: two sides: slices by `transforms.weak_slice`; three: `transforms.weak_scan`.
+      channels: of the images.
+      crop: augment by `transforms.weak_crop` instead.
       batch_labeled: labelled examples in a batch of all processes together.
       batch_unlabeled: unlabelled examples likewise.
       seed: not negative; order and augmentation of both streams follow from it.
@@ -140,6 +146,9 @@ def make_train_iterator(
     weak = {2: transforms.weak_slice, 3: transforms.weak_scan}.get(rank)
     if weak is None:
         raise ValueError(f"patch_size {tuple(patch_size)} must have two sides or three.")
+    augment = functools.partial(
+        transforms.weak_crop if crop else weak, patch_size=tuple(patch_size)
+    )
     cache = sources.ScanCache(cache_bytes)
 
     def stream(number: int, cases: Sequence[sources.Case], size: int) -> grain.MapDataset[Arrays]:
@@ -155,12 +164,10 @@ def make_train_iterator(
             rank=rank,
             labels=number == _LABELED,
             downsample=downsample,
+            channels=channels,
         )
         example = functools.partial(
-            _example,
-            augment=functools.partial(weak, patch_size=tuple(patch_size)),
-            seed=seed,
-            stream=number,
+            _example, augment=augment, channels=channels, seed=seed, stream=number
         )
         # Grain adds the epoch to the shuffle's seed, so seeds of two streams must not be close.
         shuffle_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

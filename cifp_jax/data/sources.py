@@ -13,10 +13,11 @@ from cifp_jax.data.transforms import Arrays
 
 
 class Case(NamedTuple):
-    """A record of a list: the name that stands there, and its file."""
+    """A record of a list: the name that stands there, its file, and which slice of it, if one."""
 
     name: str
     path: pathlib.Path
+    slice: int | None = None
 
 
 def _refuse(case: Case, what: str) -> NoReturn:
@@ -25,8 +26,28 @@ def _refuse(case: Case, what: str) -> NoReturn:
     )
 
 
+def slices_of(case: Case) -> tuple[Case, ...]:
+    """The slices of a volume, along its first axis, as cases of their own.
+
+    Raises:
+      ValueError: the file is no HDF5 file with an image.
+    """
+    try:
+        with h5py.File(case.path) as file:
+            count = file["image"].shape[0]  # pyright: ignore[reportAttributeAccessIssue]
+    except (OSError, KeyError) as error:
+        _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
+    return tuple(Case(f"{case.name}_slice_{z}", case.path, z) for z in range(count))
+
+
 def read_case(
-    case: Case, *, classes: int, rank: int, labels: bool = True, downsample: int = 1
+    case: Case,
+    *,
+    classes: int,
+    rank: int,
+    labels: bool = True,
+    downsample: int = 1,
+    channels: int = 1,
 ) -> Arrays:
     """Reads and validates one record.
 
@@ -36,9 +57,11 @@ def read_case(
       rank: number of axes: 2 for slices (H, W), 3 for volumes, (X, Y, Z) or (Z, H, W).
       labels: whether the label is read; an unlabelled record needs none.
       downsample: whole-number factor by which every side is averaged down.
+      channels: of the image; more than one stand along a last axis of its own.
 
     Returns:
-      `{"image": float32 (*spatial,), "label": uint8 (*spatial,)}`, without `label` if not `labels`.
+      `{"image": float32 (*spatial,) or (*spatial, channels), "label": uint8 (*spatial,)}`, without
+      `label` if not `labels`.
 
     Raises:
       FileNotFoundError: the file is missing.
@@ -57,19 +80,21 @@ def read_case(
                 record = file.get(key)
                 if not isinstance(record, h5py.Dataset):
                     _refuse(case, f"it has no array {key!r} (it has: {', '.join(file) or '-'}).")
-                stored[key] = record[()]
+                stored[key] = record[() if case.slice is None else case.slice]
     except OSError as error:
         _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
 
     arrays: Arrays = {"image": stored["image"].astype(np.float32, copy=False)}
-    if arrays["image"].ndim != rank or 0 in arrays["image"].shape:
-        _refuse(case, f"its image has shape {arrays['image'].shape}, where {rank} axes are due.")
+    shape, extra = arrays["image"].shape, () if channels == 1 else (channels,)
+    if len(shape) != rank + len(extra) or shape[rank:] != extra or 0 in shape:
+        also = f" and one of {channels} channels" if extra else ""
+        _refuse(case, f"its image has shape {shape}, where {rank} axes{also} are due.")
     if not np.isfinite(arrays["image"]).all():
         _refuse(case, "its image holds voxels that are NaN or infinite.")
     if labels:
         with np.errstate(invalid="ignore"):
             arrays["label"] = stored["label"].astype(np.uint8, copy=False)
-        if stored["label"].shape != stored["image"].shape:
+        if stored["label"].shape != stored["image"].shape[:rank]:
             shapes = f"{stored['image'].shape} and {stored['label'].shape}"
             _refuse(case, f"its image and label have different shapes, {shapes}.")
         # A cast that changes a value (300, -1, 0.5) is as wrong as a value that is no class.
@@ -79,7 +104,9 @@ def read_case(
     return arrays if downsample == 1 else transforms.average_down(arrays, downsample)
 
 
-def check_cases(cases: Sequence[Case], *, classes: int, rank: int, labels: bool = True) -> None:
+def check_cases(
+    cases: Sequence[Case], *, classes: int, rank: int, labels: bool = True, channels: int = 1
+) -> None:
     """Reads every record once, so that a bad file is named before training rather than during it.
 
     Takes the time of decoding all of them: about three seconds for the 80 scans of LA or the 1,312
@@ -89,7 +116,7 @@ def check_cases(cases: Sequence[Case], *, classes: int, rank: int, labels: bool 
       FileNotFoundError, ValueError: of the first bad record, as `read_case`.
     """
     for case in cases:
-        read_case(case, classes=classes, rank=rank, labels=labels)
+        read_case(case, classes=classes, rank=rank, labels=labels, channels=channels)
 
 
 class ScanCache:

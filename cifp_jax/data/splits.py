@@ -1,10 +1,11 @@
-"""Lists of cases to labelled, unlabelled, validation and test sets, for the two file layouts."""
+"""Lists of cases to labelled, unlabelled, validation and test sets, for each layout of files."""
 
 import dataclasses
 import pathlib
 import re
 
-from cifp_jax.data.sources import Case
+from cifp_jax.data.preparation import Preparation
+from cifp_jax.data.sources import Case, slices_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +27,24 @@ class Layout:
     train_file: str
     validation_list: str  # "": the last cases of the training list are set aside
     volume_file: str  # of a validation or test case
+    preparation: Preparation | None  # of the scans; None: the configuration says
+    unlabeled_list: str = ""  # "": the training list goes on with the unlabelled cases
+    own: bool = False  # data of one's own: crops at their spacing, and lists that may be empty
 
 
+_OWN = ("labelled.list", "volumes/{}.h5", "validation.list", "volumes/{}.h5")
 LAYOUTS = {
-    "la": Layout(3, "train.list", "{}/mri_norm2.h5", "", "{}/mri_norm2.h5"),
-    "acdc": Layout(2, "train_slices.list", "data/slices/{}.h5", "val.list", "data/{}.h5"),
+    "la": Layout(3, "train.list", "{}/mri_norm2.h5", "", "{}/mri_norm2.h5", Preparation()),
+    "acdc": Layout(
+        2,
+        "train_slices.list",
+        "data/slices/{}.h5",
+        "val.list",
+        "data/{}.h5",
+        Preparation(axes=(2, 1, 0), normalisation=(("minmax",),)),
+    ),
+    "volumes": Layout(3, *_OWN, preparation=None, unlabeled_list="unlabelled.list", own=True),
+    "slices": Layout(2, *_OWN, preparation=None, unlabeled_list="unlabelled.list", own=True),
 }
 
 
@@ -39,7 +53,9 @@ def patient(name: str) -> str:
     return re.sub(r"(_frame\d+)?(_slice_\d+)?$", "", name)
 
 
-def read_list(root: pathlib.Path, listing: str, file: str) -> tuple[Case, ...]:
+def read_list(
+    root: pathlib.Path, listing: str, file: str, *, may_be_empty: bool = False
+) -> tuple[Case, ...]:
     """The cases of the list `root/listing`, one name a line; a case's file is `root/file`.
 
     Raises:
@@ -71,7 +87,7 @@ def read_list(root: pathlib.Path, listing: str, file: str) -> tuple[Case, ...]:
                 f"Put it there, or remove the line."
             )
         cases.append(case)
-    if not cases:
+    if not cases and not may_be_empty:
         raise ValueError(f"{path}: this list is empty. Write the name of one case on each line.")
     return tuple(cases)
 
@@ -96,11 +112,12 @@ def load_split(
     """Reads the lists of a data set.
 
     Args:
-      layout: "la" or "acdc", a key of `LAYOUTS`.
+      layout: a key of `LAYOUTS`. Of "slices", each slice of a listed volume is a training case.
       root: folder that holds the lists.
       labeled: the cases of this many patients, in the order of the training list, are labelled. LA
         has one scan a patient; 1, 3, 7 and 14 patients of ACDC are the 32, 68, 136 and 256 slices
-        of the literature. All patients leave no unlabelled case.
+        of the literature. All patients leave no unlabelled case, but for those of a list of their
+        own.
       validation: LA only: the scans of this many patients, the last of the list, are set aside.
       test_list: a list of test volumes beside the others (or its absolute path), "" for none.
 
@@ -117,6 +134,14 @@ def load_split(
         )
     files = LAYOUTS[layout]
     listed = read_list(root, files.train_list, files.train_file)
+    unlisted = ()
+    if files.unlabeled_list:
+        unlisted = read_list(root, files.unlabeled_list, files.train_file, may_be_empty=True)
+    if files.own and files.rank == 2:
+        listed, unlisted = (
+            tuple(part for case in cases for part in slices_of(case))
+            for cases in (listed, unlisted)
+        )
     patients = list(dict.fromkeys(patient(case.name) for case in listed))
     if files.validation_list and validation:
         raise ValueError(
@@ -132,8 +157,8 @@ def load_split(
     first, last = set(patients[:labeled]), set(patients[len(patients) - validation :])
     split = Split(
         labeled=tuple(c for c in listed if patient(c.name) in first),
-        unlabeled=tuple(c for c in listed if patient(c.name) not in first | last),
-        validation=read_list(root, files.validation_list, files.volume_file)
+        unlabeled=tuple(c for c in listed if patient(c.name) not in first | last) + unlisted,
+        validation=read_list(root, files.validation_list, files.volume_file, may_be_empty=files.own)
         if files.validation_list
         else tuple(c for c in listed if patient(c.name) in last),
         test=read_list(root, test_list, files.volume_file) if test_list else (),

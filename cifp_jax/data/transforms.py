@@ -1,8 +1,9 @@
 """Weak augmentation and resizing on the host.
 
-A record is a dict of arrays of one shape, `image` and perhaps `label`. Every function here moves
-all of them alike, with nearest-neighbour sampling where it resamples: an unlabelled record needs
-no label, and a label never parts from its image. Arrays are never changed in place.
+A record is a dict of arrays of one spatial shape, `image` (perhaps with channels along a last axis)
+and perhaps `label`. Every function here moves all of them alike, with nearest-neighbour sampling
+where it resamples: an unlabelled record needs no label, and a label never parts from its image.
+Arrays are never changed in place.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from jaxtyping import Shaped
 from scipy import ndimage
 
 Arrays = dict[str, Shaped[np.ndarray, "*_"]]
+
+FOREGROUND_SHARE = 1 / 3
 
 
 def zoom_nearest(array: Shaped[np.ndarray, "*_"], shape: Sequence[int]) -> Shaped[np.ndarray, "*_"]:
@@ -79,13 +82,51 @@ def weak_scan(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
     before_turn = (x, y, z) if quarter_turns % 2 == 0 else (y, x, z)
     shape = arrays["image"].shape
     starts = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, before_turn, strict=True)]
-    crop = tuple(slice(s, s + p) for s, p in zip(starts, before_turn, strict=True))
-    lacking = [max(p - n, 0) for n, p in zip(shape, before_turn, strict=True)]
+    return _turn(_crop(arrays, starts, before_turn), quarter_turns, mirrored_axis)
+
+
+def _crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
+    """A box from `starts` on; what it lacks in size is padded with zeros on both ends."""
+    crop = tuple(slice(s, s + p) for s, p in zip(starts, size, strict=True))
+    shape = arrays["image"].shape[: len(size)]
+    lacking = [max(p - n, 0) for n, p in zip(shape, size, strict=True)]
     arrays = {k: a[crop] for k, a in arrays.items()}
     if any(lacking):
         widths = [(n // 2, n - n // 2) for n in lacking]
-        arrays = {k: np.pad(a, widths) for k, a in arrays.items()}
-    return _turn(arrays, quarter_turns, mirrored_axis)
+        arrays = {
+            k: np.pad(a, widths + [(0, 0)] * (a.ndim - len(widths))) for k, a in arrays.items()
+        }
+    return arrays
+
+
+def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
+    """For data of one's own, slices or scans: a random crop, for half of them turned by 0 to 3
+    quarter turns in the plane of the first two axes and mirrored along one of these.
+
+    A third of the labelled crops, where there is any foreground, are laid around a voxel of a
+    foreground class drawn at random: small structures in large scans would be missed by most crops
+    (the habit is nnU-Net's). A side shorter than the patch is padded as in `weak_scan`.
+
+    Args:
+      rng: generator of this example.
+      arrays: record of as many spatial axes as the patch; `image` may have channels.
+      patch_size: shape of the result.
+    """
+    turns = rng.random() < 0.5
+    quarter_turns, mirrored_axis = int(rng.integers(4)), int(rng.integers(2))
+    size = list(patch_size)
+    if turns and quarter_turns % 2:
+        size[:2] = size[1], size[0]
+    room = [max(n - p, 0) for n, p in zip(arrays["image"].shape, size, strict=False)]
+    starts = [int(rng.integers(n + 1)) for n in room]
+    label = arrays.get("label")
+    if label is not None and rng.random() < FOREGROUND_SHARE and label.any():
+        chosen = np.flatnonzero(label == rng.choice(np.unique(label[label > 0])))
+        voxel = np.unravel_index(rng.choice(chosen), label.shape)
+        middle = zip(voxel, size, room, strict=True)
+        starts = [int(np.clip(v - p // 2, 0, most)) for v, p, most in middle]
+    arrays = _crop(arrays, starts, size)
+    return _turn(arrays, quarter_turns, mirrored_axis) if turns else arrays
 
 
 def weak_slice(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:

@@ -70,15 +70,19 @@ def largest_component(prediction: Integer[np.ndarray, "*s"]) -> Integer[np.ndarr
 
 
 def _predict(
-    predict_volume: Predict, image: Float[np.ndarray, "*s"], classes: int, largest: bool
-) -> tuple[Integer[np.ndarray, "*s"], float]:
+    predict_volume: Predict,
+    image: Float[np.ndarray, "..."],
+    shape: tuple[int, ...],
+    classes: int,
+    largest: bool,
+) -> tuple[Integer[np.ndarray, "..."], float]:
     """The predicted label map, and the seconds that the prediction took."""
     start = time.perf_counter()
     probabilities = np.asarray(predict_volume(image))
     seconds = time.perf_counter() - start
-    if probabilities.shape != (*image.shape, classes):
+    if probabilities.shape != (*shape, classes):
         raise ValueError(
-            f"its probabilities have shape {probabilities.shape}, not {(*image.shape, classes)}"
+            f"its probabilities have shape {probabilities.shape}, not {(*shape, classes)}"
         )
     prediction = probabilities.argmax(axis=-1)
     return (largest_component(prediction) if largest else prediction), seconds
@@ -96,7 +100,8 @@ def evaluate_cases(
     """Scores predictions of whole volumes, of a 2D or a 3D network alike.
 
     Args:
-      predict_volume: `image (*spatial,) -> probabilities (*spatial, classes)`.
+      predict_volume: `image (*spatial,) -> probabilities (*spatial, classes)`; an image of several
+        channels has them along a last axis.
       cases: what to evaluate, at least one.
       read: gives `{"image": float32 (*spatial,), "label": (*spatial,)}` of a case. Its errors pass
         through; they name the file.
@@ -116,7 +121,11 @@ def evaluate_cases(
         record = read(case)
         try:
             prediction, seconds = _predict(
-                predict_volume, record["image"], classes, largest_component
+                predict_volume,
+                record["image"],
+                record["label"].shape,
+                classes,
+                largest_component,
             )
             scores = metrics.score(prediction, record["label"], classes, empty=empty)
         except Exception as error:

@@ -1,10 +1,9 @@
 """Figures as files, tables and pictures. Every file appears whole or not at all."""
 
-import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from cifp_jax.data.records import whole, write_json
 from cifp_jax.data.sources import Case
 from cifp_jax.evaluation.evaluate import FIGURES, Evaluation, Predict, Read
 
@@ -22,24 +22,6 @@ PROTOCOL = "cifp-jax-1"
 
 _TITLES = {"dice": "Dice %", "jaccard": "Jaccard %", "hd95": "95HD", "asd": "ASD"}
 _COLORS = ("tab:red", "tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:cyan")
-
-
-@contextlib.contextmanager
-def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write to, and moves it to `path` once the writing has succeeded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes `content` as indented JSON."""
-    with _whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _spread(values: Float[np.ndarray, " n"]) -> dict[str, float]:
@@ -89,7 +71,7 @@ def write_evaluation(
     Returns:
       The summary, see `summarise`.
     """
-    with _whole(folder / "cases.csv") as partial, partial.open("w", newline="") as file:
+    with whole(folder / "cases.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "class", *FIGURES, "missed", "seconds"])
         for row in evaluation.rows:
@@ -167,9 +149,13 @@ class _Drawing:
     """A case with its slices in front: along the shortest axis, which is across the slices."""
 
     def __init__(self, record: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-        self.axis = int(np.argmin(record["image"].shape))
-        self.image = np.moveaxis(record["image"], self.axis, 0)
-        self.label = np.moveaxis(record["label"], self.axis, 0)
+        image, label = record["image"], record["label"]
+        self.axis = int(np.argmin(label.shape))
+        image = (
+            image if image.ndim == label.ndim else image[..., 0]
+        )  # the first of several channels
+        self.image = np.moveaxis(image, self.axis, 0)
+        self.label = np.moveaxis(label, self.axis, 0)
         self.limits = tuple(np.percentile(self.image, (0.5, 99.5)))
 
     def predicted(
@@ -200,7 +186,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, Shaped[np.ndarray, "rows col
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
-    with _whole(path) as partial:
+    with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 

@@ -1,5 +1,6 @@
 """Class probabilities of a whole volume: by overlapping windows in 3D, slice by slice in 2D."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from cifp_jax.data.transforms import zoom_nearest
 
 Apply = Callable[[Any, Float[Array, "n *patch c"]], Float[Array, "n *patch k"]]
-PredictVolume = Callable[[Any, Float[np.ndarray, "*spatial"]], Float[np.ndarray, "*spatial k"]]
+PredictVolume = Callable[[Any, Float[np.ndarray, "..."]], Float[np.ndarray, "*spatial k"]]
 
 # Scans are padded up to multiples of this on the device, so that many sizes share few shapes.
 _BUCKET = 32
@@ -24,11 +25,21 @@ def window_starts(length: int, patch: int, stride: int) -> list[int]:
     return [min(i * stride, length - patch) for i in range(count)]
 
 
-def _coverage(length: int, patch: int, starts: Sequence[int]) -> Float[np.ndarray, " length"]:
-    """Number of windows that cover each voxel of an axis."""
+def _profile(patch: int, gaussian: bool) -> Float[np.ndarray, " patch"]:
+    """Weight of a window's voxels along an axis: 1, or a Gaussian of an eighth of its side."""
+    if not gaussian:
+        return np.ones(patch, np.float32)
+    place = np.arange(patch) - (patch - 1) / 2
+    return np.exp(-0.5 * np.square(place / (patch / 8))).astype(np.float32)
+
+
+def _coverage(
+    length: int, profile: Float[np.ndarray, " patch"], starts: Sequence[int]
+) -> Float[np.ndarray, " length"]:
+    """Sum of the weights of the windows that cover each voxel of an axis."""
     covered = np.zeros(length, np.float32)
     for start in starts:
-        covered[start : start + patch] += 1
+        covered[start : start + len(profile)] += profile
     return covered
 
 
@@ -49,45 +60,58 @@ def _check(patch: Sequence[int], batch: int, classes: int, stride: Sequence[int]
 
 
 def make_sliding_window(
-    apply: Apply, patch_size: Sequence[int], stride: Sequence[int], batch: int, classes: int
+    apply: Apply,
+    patch_size: Sequence[int],
+    stride: Sequence[int],
+    batch: int,
+    classes: int,
+    *,
+    gaussian: bool = False,
 ) -> PredictVolume:
     """Builds `predict(variables, volume) -> probabilities` for a network of fixed input size.
 
     Windows start at every `stride`, the last one flush with the end; a volume shorter than the
     patch is first padded with zeros, the smaller half in front (the field's rule). The result is
-    the mean of the windows' softmax probabilities.
+    the mean of the windows' softmax probabilities, weighted by the place in the window if asked.
 
     The network is compiled once, for `batch` windows, whatever the sizes of the scans. Cutting the
     windows out and adding them up is compiled once per bucket: the sides of a scan, rounded up to
     multiples of 32. The device holds one volume, its `classes` sums and one batch at a time.
 
     Args:
-      apply: `(variables, windows (n, *patch_size, 1)) -> logits (n, *patch_size, classes)`.
+      apply: `(variables, windows (n, *patch_size, c)) -> logits (n, *patch_size, classes)`.
       patch_size: sides of a window, voxels.
       stride: between windows, voxels; from 1 to the side of the patch.
       batch: windows in one forward pass; the last batch is filled up with windows that don't count.
       classes: number of classes, background included.
+      gaussian: weigh a window's voxels by a Gaussian around its middle, with a standard deviation
+        of an eighth of each side, as its border sees less of what is around (the habit is
+        nnU-Net's).
 
     Returns:
-      `predict(variables, volume (*spatial,)) -> (*spatial, classes)`, float32, NumPy.
+      `predict(variables, volume (*spatial,) or (*spatial, c)) -> (*spatial, classes)`, float32,
+      NumPy.
 
     Raises:
       ValueError: sizes that cannot work; from `predict`, a volume of another rank.
     """
     _check(patch_size, batch, classes, stride)
     patch = tuple(patch_size)
+    profiles = [_profile(side, gaussian) for side in patch]
+    importance = functools.reduce(np.multiply.outer, profiles)[..., None]
 
     @jax.jit
-    def cut(volume: Float[Array, "*s"], starts: Int[Array, "n r"]) -> Float[Array, "n *patch 1"]:
-        windows = jax.vmap(lambda start: jax.lax.dynamic_slice(volume, start, patch))(starts)
-        return windows[..., None]
+    def cut(volume: Float[Array, "*s c"], starts: Int[Array, "n r"]) -> Float[Array, "n *patch c"]:
+        size = (*patch, volume.shape[-1])
+        return jax.vmap(lambda start: jax.lax.dynamic_slice(volume, (*start, 0), size))(starts)
 
     @jax.jit
     def forward(
-        variables: Any, windows: Float[Array, "n *patch 1"], weights: Float[Array, " n"]
+        variables: Any, windows: Float[Array, "n *patch c"], weights: Float[Array, " n"]
     ) -> Float[Array, "n *patch k"]:
         probabilities = jax.nn.softmax(apply(variables, windows).astype(jnp.float32))
-        return probabilities * weights.reshape((-1,) + (1,) * (windows.ndim - 1))
+        probabilities *= weights.reshape((-1,) + (1,) * (windows.ndim - 1))
+        return probabilities * importance if gaussian else probabilities
 
     def add(
         total: Float[Array, "*s k"],
@@ -105,24 +129,24 @@ def make_sliding_window(
     add_in_place = jax.jit(add, donate_argnums=0)
 
     def predict(
-        variables: Any, volume: Float[np.ndarray, "*spatial"]
+        variables: Any, volume: Float[np.ndarray, "..."]
     ) -> Float[np.ndarray, "*spatial k"]:
-        if volume.ndim != len(patch):
+        if volume.ndim not in (len(patch), len(patch) + 1):
             raise ValueError(
                 f"A volume {volume.shape} does not fit windows of {patch}: other rank."
             )
-        lacking = [max(p - n, 0) for p, n in zip(patch, volume.shape, strict=True)]
-        sides = [n + m for n, m in zip(volume.shape, lacking, strict=True)]
+        shape = volume.shape[: len(patch)]
+        lacking = [max(p - n, 0) for p, n in zip(patch, shape, strict=True)]
+        sides = [n + m for n, m in zip(shape, lacking, strict=True)]
         axes = [window_starts(*axis) for axis in zip(sides, patch, stride, strict=True)]
         coverage = np.ones((), np.float32)
-        for n, p, starts in zip(sides, patch, axes, strict=True):
-            coverage = coverage[..., None] * _coverage(n, p, starts)
+        for n, profile, starts in zip(sides, profiles, axes, strict=True):
+            coverage = coverage[..., None] * _coverage(n, profile, starts)
         bucket = [-(-n // _BUCKET) * _BUCKET for n in sides]
         # No window reaches what is beyond `sides`, so the bucket's padding changes nothing.
-        around = [
-            (m // 2, b - n - m // 2) for n, m, b in zip(volume.shape, lacking, bucket, strict=True)
-        ]
-        on_device = jnp.asarray(np.pad(volume.astype(np.float32), around))
+        around = [(m // 2, b - n - m // 2) for n, m, b in zip(shape, lacking, bucket, strict=True)]
+        channels = volume.reshape(*shape, -1).astype(np.float32)
+        on_device = jnp.asarray(np.pad(channels, [*around, (0, 0)]))
         # Copied once a scan instead of once a batch where they come from the host.
         variables = jax.device_put(variables)
         total = jnp.zeros((*bucket, classes), jnp.float32)
@@ -136,9 +160,7 @@ def make_sliding_window(
             total = add_in_place(total, probabilities, starts)
             # Without this the host would queue every batch at once, and their memory with them.
             total.block_until_ready()
-        own = tuple(
-            slice(before, before + n) for n, (before, _) in zip(volume.shape, around, strict=True)
-        )
+        own = tuple(slice(before, before + n) for n, (before, _) in zip(shape, around, strict=True))
         return np.asarray(total)[own] / coverage[own][..., None]
 
     return predict

@@ -1,6 +1,5 @@
 """From a configuration to the parts of a run: checked before anything is computed."""
 
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,24 +8,22 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jaxtyping import Float
 
 from cifp_jax import parallel
 from cifp_jax.config import Config, method_defaults
-from cifp_jax.data import phantom, pipeline, sources, splits, transforms
-from cifp_jax.evaluation import metrics, sliding_window
+from cifp_jax.data import phantom, pipeline, sources, splits
+from cifp_jax.evaluation import metrics
 from cifp_jax.methods import Method
 from cifp_jax.models.network import PRECISIONS
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
 from cifp_jax.training.optimizer import make_optimizer
-from cifp_jax.training.state import TrainState, create_train_state, several
+from cifp_jax.training.state import TrainState, create_train_state
 from cifp_jax.training.step import find_method, make_train_step, method_settings
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "vnet": VNet}
 WEIGHTS = ("ema", "student")
 REPORTS = ("last", "best")
-Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -64,15 +61,22 @@ def check_config(config: Config) -> None:
     for name, preset in config.presets.items():
         for key in preset:
             _one_of(f"presets.{name}", key, tuple(method_defaults(name)))
-    rank = splits.LAYOUTS[config.data.name].rank
+    layout = splits.LAYOUTS[config.data.name]
+    rank = layout.rank
     sizes = {"data.patch_size": config.data.patch_size}
-    if rank == 3:
+    if rank == 3 or layout.own:
         sizes["evaluation.stride"] = config.evaluation.stride
     for key, value in sizes.items():
         if len(value) != rank or min(value) < 1:
             raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
     if config.data.downsample < 1 or (config.data.downsample > 1 and rank == 2):
         raise ValueError("config.data.downsample must be at least 1, and 1 for slices.")
+    if config.data.channels < 1 or (config.data.channels > 1 and not layout.own):
+        raise ValueError("config.data.channels must be at least 1, and 1 for la and acdc.")
+    if config.data.downsample > 1 and layout.own:
+        raise ValueError(
+            "config.data.downsample must be 1 for your own data; prepare it at a larger spacing."
+        )
     parallel.check_batch(config.data.batch_labeled, config.data.batch_unlabeled, config.parallel)
     for key in ("steps", "log_every", "checkpoint_every"):
         if config.training[key] < 1:
@@ -87,6 +91,8 @@ def make_split(config: Config) -> splits.Split:
     """
     data = config.data
     root, rank = pathlib.Path(data.root), splits.LAYOUTS[data.name].rank
+    if data.phantoms and splits.LAYOUTS[data.name].own:
+        raise ValueError("config.data.phantoms are written in the layouts la and acdc only.")
     if data.phantoms:
         # Slices have a validation list of their own; of scans, the last of the list are set aside.
         held_out = data.validation if rank == 3 else data.phantoms // 4
@@ -103,7 +109,13 @@ def make_split(config: Config) -> splits.Split:
         (split.unlabeled, rank, False),
         (split.validation + split.test, 3, True),
     ):
-        sources.check_cases(cases, classes=config.model.classes, rank=case_rank, labels=labels)
+        sources.check_cases(
+            cases,
+            classes=config.model.classes,
+            rank=case_rank,
+            labels=labels,
+            channels=data.channels,
+        )
     return split
 
 
@@ -113,6 +125,8 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
     return pipeline.make_train_iterator(
         split,
         classes=config.model.classes,
+        channels=data.channels,
+        crop=splits.LAYOUTS[data.name].own,
         downsample=data.downsample,
         patch_size=tuple(data.patch_size),
         batch_labeled=data.batch_labeled,
@@ -146,7 +160,7 @@ def make_state(config: Config) -> TrainState:
         method,
         optimizer,
         seed=config.seed,
-        input_shape=(1, *config.data.patch_size, 1),
+        input_shape=(1, *config.data.patch_size, config.data.channels),
         settings=method_config(config),
     )
 
@@ -177,62 +191,10 @@ def check_step(config: Config, state: TrainState) -> None:
         return jax.ShapeDtypeStruct((size, *rest), dtype)
 
     def stream(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        image = array(size, np.float32, *data.patch_size, 1)
+        image = array(size, np.float32, *data.patch_size, data.channels)
         return {"image": image, "index": array(size, np.int32)}
 
     labeled = stream(data.batch_labeled)
     labeled["label"] = array(data.batch_labeled, np.int32, *data.patch_size)
     batch = {"labeled": labeled, "unlabeled": stream(data.batch_unlabeled)}
     jax.eval_shape(make_step(config), state, batch)
-
-
-def network_variables(config: Config, state: TrainState) -> dict[str, Any]:
-    """Parameters and statistics of the network that is evaluated: the first, on the host."""
-    ema = config.evaluation.weights == "ema"
-    params = state.ema_params if ema else state.params
-    batch_stats = state.ema_batch_stats if ema else state.batch_stats
-    return jax.device_get(
-        {"params": several(params["network"])[0], "batch_stats": several(batch_stats)[0]}
-    )
-
-
-def make_predictor(config: Config) -> Callable[[dict[str, Any]], Predict]:
-    """`predictor(variables)` gives `predict(image) -> probabilities`, compiled once for all."""
-    model = make_model(config)
-
-    def apply(variables: dict[str, Any], x: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, x, train=False)
-        return logits
-
-    patch, batch = tuple(config.data.patch_size), config.evaluation.batch
-    if splits.LAYOUTS[config.data.name].rank == 3:
-        predict = sliding_window.make_sliding_window(
-            apply, patch, tuple(config.evaluation.stride), batch, config.model.classes
-        )
-    else:
-        predict = sliding_window.make_slicewise(apply, patch, batch, config.model.classes)
-
-    def predictor(variables: dict[str, Any]) -> Predict:
-        return functools.partial(_predict_at, config.data.downsample, predict, variables)
-
-    return predictor
-
-
-def _predict_at(
-    factor: int, predict: Callable[..., Any], variables: dict[str, Any], image: np.ndarray
-) -> np.ndarray:
-    """Probabilities on the grid of `image`, predicted on one that is `factor` times coarser."""
-    if factor == 1:
-        return predict(variables, image)
-    small = transforms.average_down({"image": image}, factor)["image"]
-    probabilities = np.asarray(predict(variables, small))
-    # Linear between the centres of the blocks; what averaging cut off repeats the last value.
-    covered = tuple(n * factor for n in small.shape)
-    wide = jax.image.resize(probabilities, (*covered, probabilities.shape[-1]), "linear")
-    rest = [(0, n - m) for n, m in zip(image.shape, covered, strict=True)]
-    return np.pad(np.asarray(wide), [*rest, (0, 0)], mode="edge")
-
-
-def read_volume(config: Config) -> Callable[[sources.Case], dict[str, np.ndarray]]:
-    """The reader of validation and test volumes."""
-    return functools.partial(sources.read_case, classes=config.model.classes, rank=3)

@@ -5,7 +5,7 @@ from typing import Any
 
 from cifp_jax.config import Config
 from cifp_jax.evaluation import report
-from cifp_jax.training import build, loop
+from cifp_jax.training import build, loop, prediction
 
 
 def run(config: Config, workdir: pathlib.Path, *, mode: str) -> None:
@@ -16,7 +16,7 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str) -> None:
     picture of the same cases segmented by each method, `comparison.png`.
     """
     summaries: dict[str, Any] = {}
-    predicts: dict[str, build.Predict] = {}
+    predicts: dict[str, prediction.Predict] = {}
     single = config
     for name in config.compare:
         single = config.copy_and_resolve_references()
@@ -32,4 +32,6 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str) -> None:
     report.print_comparison(loop.CONSOLE, summaries)
     report.write_json(workdir / "comparison.json", summaries)
     cases = build.make_split(single).validation[: config.evaluation.overlays]
-    report.draw_comparison(predicts, cases, build.read_volume(single), workdir / "comparison.png")
+    report.draw_comparison(
+        predicts, cases, prediction.read_volume(single), workdir / "comparison.png"
+    )

@@ -14,7 +14,7 @@ from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
 from cifp_jax.evaluation import report
 from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
-from cifp_jax.training import build
+from cifp_jax.training import build, prediction
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.progress import Progress
 from cifp_jax.training.state import TrainState
@@ -42,11 +42,13 @@ def _stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _evaluate(config: Config, predict: build.Predict, cases: Sequence[sources.Case]) -> Evaluation:
+def _evaluate(
+    config: Config, predict: prediction.Predict, cases: Sequence[sources.Case]
+) -> Evaluation:
     return evaluate_cases(
         predict,
         cases,
-        read=build.read_volume(config),
+        read=prediction.read_volume(config),
         classes=config.model.classes,
         empty=config.evaluation.empty,
         largest_component=config.evaluation.largest_component,
@@ -108,7 +110,7 @@ def _run(
     """Steps to the end, or to a signal; says whether the end was reached."""
     training, first = config.training, int(state.step)
     train_step = parallel.compile_step(build.make_step(config), config.parallel, mesh)
-    predictor = build.make_predictor(config) if split.validation else None
+    predictor = prediction.make_predictor(config) if split.validation else None
     state = parallel.replicate(state, config.parallel, mesh)
     images = (config.data.batch_labeled + config.data.batch_unlabeled) * training.log_every
     progress = Progress(CONSOLE, first, training.steps, images)
@@ -121,7 +123,7 @@ def _run(
         if step > first and (ended or evaluates or step % training.checkpoint_every == 0):
             figures = None
             if evaluates and predictor is not None:
-                predict = predictor(build.network_variables(config, state))
+                predict = predictor(prediction.network_variables(config, state))
                 figures = _evaluate(config, predict, split.validation).means()
                 writer.write(step, {f"validation/{k}": v for k, v in figures.items()})
                 progress.validated(step, figures)
@@ -149,11 +151,11 @@ def _lists(config: Config) -> dict[str, tuple[sources.Case, ...]]:
 
 
 def _overlays(
-    config: Config, predict: build.Predict, cases: Sequence[sources.Case], folder: pathlib.Path
+    config: Config, predict: prediction.Predict, cases: Sequence[sources.Case], folder: pathlib.Path
 ) -> None:
     if config.evaluation.overlays:
         drawn = cases[: config.evaluation.overlays]
-        report.draw_overlays(predict, drawn, build.read_volume(config), folder)
+        report.draw_overlays(predict, drawn, prediction.read_volume(config), folder)
 
 
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     if not lists:
         return {}
     like = build.make_state(config)
-    predictor = build.make_predictor(config)
+    predictor = prediction.make_predictor(config)
     summaries: dict[str, Any] = {}
     done: dict[tuple[int, str], Evaluation] = {}  # the best checkpoint may be the last
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -181,7 +183,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
             if step is None:
                 continue
             state = checkpoints.restore(like, step)
-            predict = predictor(build.network_variables(config, state))
+            predict = predictor(prediction.network_variables(config, state))
             for name, cases in lists.items():
                 if (step, name) not in done:
                     done[step, name] = _evaluate(config, predict, cases)
@@ -233,7 +235,7 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
                 f"{file} was trained on {case.name!r}, so its figures would be too good: "
                 f"take the case off the list."
             )
-    predict = build.make_predictor(config)(weights.variables)
+    predict = prediction.make_predictor(config)(weights.variables)
     summaries: dict[str, Any] = {}
     for name, cases in lists.items():
         folder = workdir / "evaluation" / "weights" / name
@@ -247,11 +249,11 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
     return summaries
 
 
-def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> build.Predict:
+def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> prediction.Predict:
     """`predict(image) -> probabilities` of a checkpoint of a run."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.make_state(config), step)
-    return build.make_predictor(config)(build.network_variables(config, state))
+    return prediction.make_predictor(config)(prediction.network_variables(config, state))
 
 
 def reported(summaries: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ FORMAT = "cifp-jax-weights-1"
 NORMALISATION = {
     "la": "mean 0 and standard deviation 1 over the whole scan",
     "acdc": "minimum 0 and maximum 1 over the whole volume",
+    "slices": "as preparation says",
+    "volumes": "as preparation says",
 }
 _NEEDED = ("network", "data", "method", "step", "training_list")
 
@@ -23,8 +25,8 @@ class Weights(NamedTuple):
 
     Attributes:
       variables: `params` and `batch_stats`, float32 NumPy arrays.
-      facts: the header. network: name, classes and filters; data: name, patch_size and downsample;
-        normalisation; method; step (None where unknown); training_list: labelled and unlabelled
+      facts: the header. network: name, classes and filters; data: name, patch_size, downsample and channels;
+        normalisation and preparation; method; step (None where unknown); training_list: labelled and unlabelled
         patients.
     """
 

@@ -1,0 +1,261 @@
+"""From a fingerprint and the memory at hand to a configuration, with the reasons.
+
+The rules are ours, in the manner of nnU-Net's: medians of the training set, and the largest patch
+that fits. The memory that a step takes is estimated, not measured.
+"""
+
+import dataclasses
+import functools
+import math
+import pprint
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cifp_jax.data.preparation import Preparation
+
+FILTERS = (16, 32, 64, 128, 256)
+_STRIDES = 16  # both networks halve the resolution four times
+_THICK = 3.0  # ratio of the largest spacing to the middle one from which slices are apart
+_THIN = 32  # voxels along the shortest side below which a 3D network has little to see
+_MAPS = (
+    16  # arrays of a resolution's channels that a training step keeps: four layers of three, skips
+)
+_AIR = -500.0  # Hounsfield units: what lies below was not measured by MRI
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What training runs on: memory in bytes, devices, and whether they are accelerators."""
+
+    memory: int
+    devices: int
+    accelerated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The settings planned, and why."""
+
+    rank: int
+    preparation: Preparation
+    patch: tuple[int, ...]
+    batch: int  # of each stream
+    filters: tuple[int, ...]
+    steps: int
+    channels: int
+    classes: int
+    reasons: tuple[str, ...]
+
+
+def step_bytes(patch: Sequence[int], batch: int, filters: Sequence[int]) -> int:
+    """Estimate of what a training step of CIFP keeps in memory.
+
+    One pass over the labelled images and three over the unlabelled ones (two strong views and the
+    perturbed features), each of which keeps `_MAPS` arrays a resolution, in float32.
+    """
+    voxels = math.prod(patch)
+    by_resolution = [f / 2 ** (i * len(patch)) for i, f in enumerate(filters)]
+    return int(4 * batch * voxels * _MAPS * sum(by_resolution) * 4)
+
+
+def _rounded_up(sides: Sequence[float]) -> list[int]:
+    return [max(math.ceil(side / _STRIDES) * _STRIDES, _STRIDES) for side in sides]
+
+
+def _choose_rank(
+    spacing: Sequence[float], box: Sequence[float], wanted: int | None
+) -> tuple[int, str]:
+    low, middle, high = sorted(spacing)
+    if wanted is not None:
+        return wanted, "as asked for"
+    if high / middle >= _THICK:
+        why = f"the slices are {high:.3g} mm apart, {high / middle:.1f} times the next spacing"
+        return 2, f"{why}: little of a voxel's neighbours shows in the next slice"
+    if min(box) < _THIN:
+        return 2, f"the median scan has {min(box):.0f} voxels along its shortest side"
+    return 3, f"the spacings, {low:.3g} to {high:.3g} mm, and the sides are alike enough"
+
+
+def _normalisation(
+    fingerprint: Mapping[str, Any], channels: Sequence[str], count: int
+) -> tuple[tuple[tuple[Any, ...], ...], str]:
+    rules: list[tuple[Any, ...]] = []
+    reasons = []
+    for i in range(count):
+        name = channels[i] if channels else ""
+        air = fingerprint["highest_minimum"][i] <= _AIR
+        if (name.upper() == "CT" or (not name and air)) and fingerprint["foreground_intensity"]:
+            f = fingerprint["foreground_intensity"][i]
+            rules.append(("fixed", f["low"], f["high"], f["mean"], max(f["std"], 1e-6)))
+            reasons.append(
+                f"channel {i} is CT ({'by its name' if name else 'every scan holds air'}): cut off "
+                f"at {f['low']:.4g} and {f['high']:.4g}, as its values mean the same in all scans"
+            )
+        else:
+            rules.append(("zscore",))
+            reasons.append(f"channel {i}: mean 0 and deviation 1 in each scan")
+    return tuple(rules), "; ".join(reasons)
+
+
+def make_plan(
+    fingerprint: Mapping[str, Any],
+    *,
+    channels: Sequence[str],
+    channel_count: int,
+    labels: Mapping[int, str],
+    machine: Machine,
+    rank: int | None = None,
+) -> Plan:
+    """Plans a run.
+
+    Args:
+      fingerprint: of `fingerprint.summary`.
+      channels: their names; () where nobody says.
+      channel_count: number of channels.
+      labels: name of each value of a mask, background first.
+      machine: what training will run on.
+      rank: 2 or 3 where the user decides.
+
+    Raises:
+      ValueError: there is no labelled case, or one class only.
+    """
+    if not fingerprint["labelled"]:
+        raise ValueError(
+            "None of the cases has a mask, so there is nothing to learn from. Draw masks for a few "
+            "scans (three are a start) and prepare the data again."
+        )
+    if len(labels) < 2:
+        raise ValueError(
+            f"The masks hold one value only, {list(labels)}. At least one of them must mark "
+            f"something."
+        )
+    spacing = [float(f"{s:.6g}") for s in fingerprint["median_spacing"]]
+    box = fingerprint["median_box"]
+    planned_rank, why = _choose_rank(spacing, box, rank)
+    reasons = [f"{planned_rank}D: {why}."]
+    if planned_rank == 2:
+        by_spacing = max(spacing) / sorted(spacing)[1] >= 1.5
+        across = spacing.index(max(spacing)) if by_spacing else box.index(min(box))
+        axes = (across, *(i for i in range(3) if i != across))
+        target = (0.0, *(spacing[i] for i in axes[1:]))
+        axis_name = ("right", "anterior", "superior")[across]
+        reasons.append(f"Slices run across the {axis_name} axis, whose spacing is kept.")
+        sides = [box[i] for i in axes[1:]]
+    else:
+        axes, target, sides = (0, 1, 2), tuple(spacing), box
+    written = " x ".join(f"{s:.3g}" if s else "own" for s in target)
+    reasons.append(f"Spacing {written} mm: the median of the scans.")
+    normalisation, why = _normalisation(fingerprint, channels, channel_count)
+    reasons.append(f"Intensities: {why}.")
+    patch, batch, filters, why = _fitted(planned_rank, _rounded_up(sides), machine)
+    reasons.append(why)
+    steps = (30_000 if planned_rank == 2 else 15_000) if machine.accelerated else 4000
+    reasons.append(f"{steps} steps: {'the literature' if machine.accelerated else 'for a CPU'}.")
+    values = tuple(labels)
+    preparation = Preparation(True, axes, target, normalisation, tuple(labels.values()), values)
+    return Plan(
+        planned_rank,
+        preparation,
+        tuple(patch),
+        batch,
+        filters,
+        steps,
+        channel_count,
+        len(labels),
+        tuple(reasons),
+    )
+
+
+def _fitted(
+    rank: int, sides: Sequence[int], machine: Machine
+) -> tuple[list[int], int, tuple[int, ...], str]:
+    """The largest patch and batch that fit: the batch shrinks first in 2D, the patch in 3D."""
+    patch, pair = list(sides), 2 * machine.devices
+    if machine.accelerated:
+        largest, batch = {2: 512, 3: 160}[rank], {2: 12, 3: 2}[rank]
+    else:  # A step would take minutes otherwise.
+        largest, batch = {2: 128, 3: 64}[rank], {2: 4, 3: 2}[rank]
+    batch = max(-(-batch // pair) * pair, pair)
+    smallest = pair if rank == 3 else max(-(-4 // pair) * pair, pair)
+    filters, whole = FILTERS, tuple(patch)
+    patch = [min(side, largest) for side in patch]
+    while step_bytes(patch, batch, filters) > machine.memory:
+        if batch > smallest:
+            batch -= pair
+        elif max(patch) > 2 * _STRIDES:
+            patch[patch.index(max(patch))] -= _STRIDES
+        elif filters[0] > 4:
+            filters = tuple(f // 2 for f in filters)
+        else:
+            break
+    text = " x ".join(map(str, patch))
+    limit = "" if tuple(patch) == whole else f", of {' x '.join(map(str, whole))} that would be all"
+    where = "" if machine.accelerated else " on a CPU"
+    return (
+        patch,
+        batch,
+        filters,
+        f"Patches of {text}{limit}, {batch} + {batch} in a batch: about "
+        f"{step_bytes(patch, batch, filters) / 2**30:.1f} GB of {machine.memory / 2**30:.1f} GB"
+        f"{where}, by estimate.",
+    )
+
+
+def settings(
+    plan: Plan, *, labelled: int, validation: int, tested: bool, bytes_on_disk: int
+) -> dict[str, Any]:
+    """The settings of a plan, by the names that they have in a configuration."""
+    stride = tuple(max(side // 2, 1) for side in plan.patch)
+    return {
+        "data.name": "volumes" if plan.rank == 3 else "slices",
+        "data.labeled": labelled,
+        "data.test_list": "test.list" if tested else "",
+        "data.channels": plan.channels,
+        "data.patch_size": plan.patch,
+        "data.batch_labeled": plan.batch,
+        "data.batch_unlabeled": plan.batch,
+        "data.cache_gb": round(min(max(bytes_on_disk / 2**30, 1.0), 16.0), 1),
+        "model.name": "vnet" if plan.rank == 3 else "unet",
+        "model.classes": plan.classes,
+        "model.filters": plan.filters,
+        "method.ramp_steps": plan.steps // 3,
+        "training.steps": plan.steps,
+        "training.evaluate_every": max(plan.steps // 15, 1) if validation else 0,
+        "evaluation.stride": stride,
+        "evaluation.gaussian": True,
+        "evaluation.batch": max(plan.batch, 1),
+        "evaluation.report": "best" if validation else "last",
+        **{
+            f"preparation.{name}": value
+            for name, value in dataclasses.asdict(plan.preparation).items()
+        },
+    }
+
+
+def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
+    """A configuration file in Python, which reads the data that lies beside it."""
+    wrap = functools.partial(
+        textwrap.fill, width=100, initial_indent="# ", subsequent_indent="#   "
+    )
+    reasons = "\n".join(map(wrap, plan.reasons))
+    lines = [f"    config.{name} = {pprint.pformat(value)}" for name, value in values.items()]
+    body = "\n".join(line.replace("\n", "\n    ") for line in lines)
+    return f'''"""Planned from the data beside this file; see fingerprint.json.
+
+    python -m cifp_jax.main --config=THIS_FILE
+"""
+
+import pathlib
+
+from cifp_jax.config import Config, default_config
+
+{reasons}
+
+
+def get_config() -> Config:
+    config = default_config()
+    config.data.root = str(pathlib.Path(__file__).resolve().parent)
+{body}
+    return config
+'''

@@ -1,0 +1,153 @@
+"""What is done to a scan before a network sees it, and to what the network says of it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer, Shaped
+
+from cifp_jax.data import geometry
+from cifp_jax.data.volumes import Volume
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How a file becomes a record for training.
+
+    Attributes:
+      canonical: turn the axes to right, anterior, superior first; False leaves them as in the file.
+      axes: order of those axes in the record. Of slices, the axis across them comes first.
+      spacing: of the record along its axes, mm; 0 keeps that of the file. () keeps all.
+      normalisation: a rule for each channel, the last one for those that have none:
+        ("zscore",): mean 0 and standard deviation 1 over the scan; ("minmax",): to [0, 1];
+        ("fixed", low, high, mean, std): cut off at `low` and `high`, less `mean`, over `std`.
+      label_names: of the classes, background first; () where they have none.
+      label_values: what stands for the classes in masks; () for 0, 1, 2, ...
+    """
+
+    canonical: bool = False
+    axes: tuple[int, ...] = (0, 1, 2)
+    spacing: tuple[float, ...] = ()
+    normalisation: tuple[tuple[Any, ...], ...] = (("zscore",),)
+    label_names: tuple[str, ...] = ()
+    label_values: tuple[int, ...] = ()
+
+    def turned(
+        self, array: Shaped[np.ndarray, "x y z *c"], volume: Volume
+    ) -> Shaped[np.ndarray, "a b d *c"]:
+        """An array on the grid of `volume` with its axes as in a record (a view)."""
+        if self.canonical:
+            array, _ = geometry.to_canonical(array, volume.affine)
+        return array.transpose(*self.axes, *range(3, array.ndim))
+
+    def turned_back(
+        self, array: Shaped[np.ndarray, "a b d *c"], volume: Volume
+    ) -> Shaped[np.ndarray, "x y z *c"]:
+        """Undoes `turned` (a view)."""
+        array = array.transpose(*np.argsort(self.axes), *range(3, array.ndim))
+        return geometry.from_canonical(array, volume.affine) if self.canonical else array
+
+    def affine(self, volume: Volume) -> Float[np.ndarray, "4 4"]:
+        """The affine of the record."""
+        affine = volume.affine
+        if self.canonical:
+            _, affine = geometry.to_canonical(volume.array, affine)
+        affine = affine[:, [*self.axes, 3]]
+        before = [volume.array.shape[self.source_axis(volume, i)] for i in range(3)]
+        scale = np.array(before) / np.array(self.shape(volume))
+        # The first voxel's corner stays; its centre moves.
+        shift = (scale - 1) / 2
+        resized = affine.copy()
+        resized[:3, :3] = affine[:3, :3] * scale
+        resized[:3, 3] = affine[:3, 3] + affine[:3, :3] @ shift
+        return resized
+
+    def source_axis(self, volume: Volume, axis: int) -> int:
+        """The axis of the file that becomes axis `axis` of the record."""
+        marks = np.empty(tuple(range(2, 5)), bool)  # sides 2, 3 and 4 tell the axes apart
+        return self.turned(marks, volume).shape[axis] - 2
+
+    def shape(self, volume: Volume) -> tuple[int, ...]:
+        """The spatial shape of the record."""
+        order = [self.source_axis(volume, i) for i in range(3)]
+        shape = tuple(volume.array.shape[i] for i in order)
+        if not self.spacing:
+            return shape
+        return geometry.resampled_shape(shape, [volume.spacing[i] for i in order], self.spacing)
+
+    def image(self, volume: Volume) -> Float[np.ndarray, "a b d *c"]:
+        """The record of a scan: turned, normalised, resampled by linear interpolation.
+
+        Raises:
+          ValueError: voxels that are not finite, or all alike where a rule needs a spread.
+        """
+        if volume.prepared:
+            return volume.array.astype(np.float32)
+        array, shape = self.turned(volume.array, volume), self.shape(volume)
+        if array.ndim == 3:
+            return geometry.resample_linear(self._normalised(array, 0, volume), shape)
+        image = np.empty((*shape, array.shape[3]), np.float32)
+        for channel in range(array.shape[3]):
+            normalised = self._normalised(array[..., channel], channel, volume)
+            image[..., channel] = geometry.resample_linear(normalised, shape)
+        return image
+
+    def _normalised(
+        self, array: Shaped[np.ndarray, "a b d"], channel: int, volume: Volume
+    ) -> Float[np.ndarray, "a b d"]:
+        rule = self.normalisation[min(channel, len(self.normalisation) - 1)]
+        # float64, as in the field's scripts; by slices, as whole scans would not fit.
+        low, high = np.float64(array.min()), np.float64(array.max())
+        if not np.isfinite(low + high):
+            raise ValueError(
+                f"{volume.path}: it holds voxels that are NaN or infinite. Replace them, or leave "
+                f"this scan out."
+            )
+        if rule[0] == "fixed":
+            low, high, middle, width = rule[1:]
+        elif rule[0] == "minmax":
+            middle, width = low, high - low
+        else:
+            middle, width = np.mean(array, dtype=np.float64), np.std(array, dtype=np.float64)
+        if not width > 0:
+            raise ValueError(
+                f"{volume.path}: all its voxels have the value {low:g}, so it cannot be "
+                f"normalised. Leave this scan out."
+            )
+        normalised = np.empty(array.shape, np.float32)
+        for i, part in enumerate(array):
+            normalised[i] = (np.clip(np.asarray(part, np.float64), low, high) - middle) / width
+        return normalised
+
+    def label(self, mask: Volume, classes: int) -> Integer[np.ndarray, "a b d"]:
+        """The record of a mask: turned, its values made classes, resampled by nearest neighbour.
+
+        Raises:
+          ValueError: values that are not whole numbers, or that stand for no class.
+        """
+        values = np.array(self.label_values or range(classes))
+        found = np.unique(mask.array)
+        unknown = found[~np.isin(found, values)]
+        if mask.array.ndim != 3 or len(unknown):
+            raise ValueError(
+                f"{mask.path}: as a mask it must have three axes and hold the values "
+                f"{values.tolist()} only; it has the shape {mask.array.shape} and holds "
+                f"{unknown[:10].tolist()}. Correct the mask, or the labels of the data set."
+            )
+        ranks = np.argsort(values)
+        label = ranks[np.searchsorted(values, self.turned(mask.array, mask), sorter=ranks)]
+        return geometry.resample_nearest(label.astype(np.uint8), self.shape(mask))
+
+    def to_mask(self, label: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
+        """Classes as the values that stand for them in masks."""
+        if not self.label_values:
+            return label.astype(np.uint8)
+        largest = np.min_scalar_type(max(self.label_values))
+        return np.array(self.label_values, largest)[label]
+
+    def named(self, classes: int) -> dict[int, str]:
+        """The names of mask values."""
+        values: Sequence[int] = self.label_values or range(classes)
+        names = self.label_names or ("background", *(f"class {k}" for k in range(1, classes)))
+        return dict(zip(values, names, strict=True))

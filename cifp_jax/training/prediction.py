@@ -1,0 +1,118 @@
+"""What a trained network says about a whole volume."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from cifp_jax.config import Config
+from cifp_jax.data import sources, splits, transforms
+from cifp_jax.data.preparation import Preparation
+from cifp_jax.evaluation import sliding_window
+from cifp_jax.training.build import make_model
+from cifp_jax.training.state import TrainState, several
+
+Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
+
+
+def network_variables(config: Config, state: TrainState) -> dict[str, Any]:
+    """Parameters and statistics of the network that is evaluated: the first, on the host."""
+    ema = config.evaluation.weights == "ema"
+    params = state.ema_params if ema else state.params
+    batch_stats = state.ema_batch_stats if ema else state.batch_stats
+    return jax.device_get(
+        {"params": several(params["network"])[0], "batch_stats": several(batch_stats)[0]}
+    )
+
+
+def preparation(config: Config) -> Preparation:
+    """What a scan goes through before the network of a run sees it."""
+    own = splits.LAYOUTS[config.data.name].preparation
+    return own or Preparation(**config.preparation.to_dict())
+
+
+def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str, Any]], Predict]:
+    """`predictor(variables)` gives `predict(image) -> probabilities`, compiled once for all.
+
+    With `flips` each window is predicted mirrored in all ways too, and the mean is taken.
+    """
+    model = make_model(config)
+
+    def apply(weights: dict[str, Any], x: jax.Array) -> jax.Array:
+        logits: Any = model.apply(weights, x, train=False)
+        return logits
+
+    if flips:
+        apply = _mean_of_flips(apply)
+    layout = splits.LAYOUTS[config.data.name]
+    patch, batch = tuple(config.data.patch_size), config.evaluation.batch
+    if layout.rank == 2 and not layout.own:
+        predict = sliding_window.make_slicewise(apply, patch, batch, config.model.classes)
+    else:
+        stride = tuple(config.evaluation.stride)
+        if layout.rank == 2:
+            apply, patch, stride = _one_slice_thick(apply), (1, *patch), (1, *stride)
+        predict = sliding_window.make_sliding_window(
+            apply,
+            patch,
+            stride,
+            batch,
+            config.model.classes,
+            gaussian=config.evaluation.gaussian,
+        )
+
+    def predictor(variables: dict[str, Any]) -> Predict:
+        return functools.partial(_predict_at, config.data.downsample, predict, variables)
+
+    return predictor
+
+
+def _mean_of_flips(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Logits whose softmax is the mean of the probabilities of all mirror images of a window."""
+
+    def apply_flipped(weights: dict[str, Any], x: jax.Array) -> jax.Array:
+        axes = range(1, x.ndim - 1)
+        chosen = [c for n in range(x.ndim - 1) for c in itertools.combinations(axes, n)]
+        total = sum(
+            jnp.flip(jax.nn.softmax(apply(weights, jnp.flip(x, c)).astype(jnp.float32)), c)
+            for c in chosen
+        )
+        return jnp.log(total / len(chosen))
+
+    return apply_flipped
+
+
+def _one_slice_thick(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """A 2D network as one of windows (n, 1, h, w, c), so that they cover slices of any size."""
+
+    def apply_3d(weights: dict[str, Any], x: jax.Array) -> jax.Array:
+        return apply(weights, x[:, 0])[:, None]
+
+    return apply_3d
+
+
+def _predict_at(
+    factor: int, predict: Callable[..., Any], variables: dict[str, Any], image: np.ndarray
+) -> np.ndarray:
+    """Probabilities on the grid of `image`, predicted on one that is `factor` times coarser."""
+    if factor == 1:
+        return predict(variables, image)
+    small = transforms.average_down({"image": image}, factor)["image"]
+    probabilities = np.asarray(predict(variables, small))
+    # Linear between the centres of the blocks; what averaging cut off repeats the last value.
+    covered = tuple(n * factor for n in small.shape)
+    wide = jax.image.resize(probabilities, (*covered, probabilities.shape[-1]), "linear")
+    rest = [(0, n - m) for n, m in zip(image.shape, covered, strict=True)]
+    return np.pad(np.asarray(wide), [*rest, (0, 0)], mode="edge")
+
+
+def read_volume(config: Config) -> Callable[[sources.Case], dict[str, np.ndarray]]:
+    """The reader of validation and test volumes."""
+    return functools.partial(
+        sources.read_case, classes=config.model.classes, rank=3, channels=config.data.channels
+    )

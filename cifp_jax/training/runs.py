@@ -1,0 +1,71 @@
+"""A finished run, read back from its folder."""
+
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cifp_jax.config import Config, default_config
+from cifp_jax.training import build, prediction
+from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.weights import load_weights
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def load_config(workdir: pathlib.Path) -> Config:
+    """The configuration of a run; settings that are newer than it have their defaults.
+
+    Raises:
+      FileNotFoundError: the folder is no run.
+      ValueError: its `config.json` is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: this file is missing. Name the folder of a run, its --workdir; of several "
+            f"methods compared, the folder of one of them."
+        )
+    try:
+        stored = _tuples(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path}: this is no valid JSON ({error}). Train again.") from error
+    config = default_config()
+    for name, value in stored.items():
+        if name == "method" or not isinstance(value, dict):
+            config[name] = ConfigDict(value) if isinstance(value, dict) else value
+        else:
+            config[name].update(value)
+    return config
+
+
+def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
+    """Configuration and variables of the network that a run reports, or of a file of weights.
+
+    Args:
+      path: folder of a run, or what `cifp_jax.export` wrote.
+
+    Raises:
+      FileNotFoundError: the run holds no checkpoint, or there is no such run or file.
+      ValueError: the checkpoint is of another configuration, or the file is damaged.
+    """
+    if path.is_file():
+        weights = load_weights(path)
+        config = default_config()
+        config.model.update(weights.facts["network"])
+        config.data.update(weights.facts["data"])
+        config.preparation.update(_tuples(weights.facts.get("preparation", {})))
+        return config, weights.variables
+    config = load_config(path)
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        step = checkpoints.reported(config.evaluation.report)
+        if step is None:
+            raise FileNotFoundError(f"{path} holds no checkpoint: train it first.")
+        state = checkpoints.restore(build.make_state(config), step)
+    return config, prediction.network_variables(config, state)

@@ -1,0 +1,62 @@
+"""How files in a folder become cases."""
+
+import pytest
+
+from cifp_jax.data import layouts
+
+
+def touch(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def found(folder, channels):
+    scans = layouts.find_scans(folder, channels)
+    return {case: [path.name for path in files] for case, files in scans.items()}
+
+
+@pytest.mark.parametrize("channels", [2, None])
+def test_numbered_channels_are_one_case(tmp_path, channels):
+    folder = touch(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nrrd", "b_0001.nrrd", "x.md")
+    assert found(folder, channels) == {
+        "a": ["a_0000.nii.gz", "a_0001.nii.gz"],
+        "b": ["b_0000.nrrd", "b_0001.nrrd"],
+    }
+
+
+def test_numbered_patients_are_cases_of_their_own(tmp_path):
+    folder = touch(tmp_path, "p_0000.nii", "p_0001.nii", "p_0002.nii")
+    assert list(found(folder, 1)) == ["p_0000", "p_0001", "p_0002"]
+    assert list(found(touch(tmp_path / "one", "p_0001.nii", "p_0002.nii"), None)) == [
+        "p_0001",
+        "p_0002",
+    ]
+    assert list(found(touch(tmp_path / "first", "p_0000.nii", "q_0000.nii"), 1)) == ["p", "q"]
+
+
+def test_a_missing_channel_leaves_the_other_cases_whole(tmp_path):
+    folder = touch(tmp_path, "a_0000.nii", "a_0001.nii", "b_0001.nii")
+    assert found(folder, 2) == {"a": ["a_0000.nii", "a_0001.nii"], "b": ["b_0001.nii"]}
+
+
+def test_masks_of_numbered_patients(tmp_path):
+    scans = touch(tmp_path / "scans", "p_0000.nii", "p_0001.nii", "p_0002.nii")
+    masks = touch(tmp_path / "masks", "p_0000_gt.nrrd", "p_0001_gt.nrrd")
+    cases = layouts.read_plain(scans, masks).cases
+    assert [case.name for case in cases] == ["p_0000", "p_0001", "p_0002"]
+    assert [case.label and case.label.name for case in cases] == [
+        "p_0000_gt.nrrd",
+        "p_0001_gt.nrrd",
+        None,
+    ]
+    touch(masks, "q.nii")
+    with pytest.raises(ValueError, match=r"q\.nii: this mask belongs to no scan"):
+        layouts.read_plain(scans, masks)
+
+
+def test_two_files_of_one_name(tmp_path):
+    folder = touch(tmp_path, "a.nii", "a.nii.gz")
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike.*Rename"):
+        layouts.find_scans(folder)

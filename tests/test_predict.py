@@ -1,0 +1,222 @@
+"""Scans to masks in their own geometry, by a network that reads the class off the intensity."""
+
+import json
+
+import h5py
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_prepare import config_of, nnunet
+from test_volumes import OBLIQUE, dicom, loaded, nifti
+
+from cifp_jax import predict, prepare
+from cifp_jax.config import default_config
+from cifp_jax.data.volumes import Volume, write
+from cifp_jax.training import loop, prediction, runs
+
+STEEP = 50.0
+
+
+def nearest_class(image):
+    """Probabilities of the classes -1, 0 and 1 by the distance of the intensity to them."""
+    logits = -STEEP * np.abs(image[..., None] - np.array([-1.0, 0.0, 1.0], np.float32))
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run that scales 0, 100 and 200 to -1, 0 and 1, and whose masks hold 0, 2 and 7."""
+    config = default_config()
+    config.data.name = "volumes"
+    config.data.patch_size = (16, 16, 16)
+    config.model.classes = 3
+    config.preparation.update(
+        {
+            "canonical": True,
+            "normalisation": (("fixed", 0.0, 200.0, 100.0, 100.0),),
+            "label_names": ("background", "rim", "core"),
+            "label_values": (0, 2, 7),
+        }
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json_best_effort())
+    monkeypatch.setattr(runs, "load_predictor", lambda *_, **__: nearest_class)
+    return folder
+
+
+def change(run, **preparation):
+    config = json.loads((run / "config.json").read_text())
+    config["preparation"].update(preparation)
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def classes(seed, shape=(9, 7, 5)):
+    return np.random.default_rng(seed).integers(0, 3, shape)
+
+
+def call(run, source, output, *flags):
+    return predict.main([f"--weights={run}", str(source), str(output), *flags])
+
+
+VALUES = np.array([0, 2, 7], np.uint8)
+
+
+@pytest.mark.parametrize("spacing", [(), (2.0, 0.5, 7.0)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_native_spacing_gives_voxel_exact_masks(run, tmp_path, axes, spacing):
+    change(run, axes=axes, spacing=[spacing[i] for i in axes] if spacing else [])
+    (tmp_path / "in").mkdir()
+    truth = classes(0)
+    scan = nifti(tmp_path / "in/a.nii.gz", (100 * truth).astype(np.int16))
+    write(tmp_path / "in/b.nrrd", (100 * truth).astype(np.int16), Volume(truth, OBLIQUE, scan))
+    assert call(run, tmp_path / "in", tmp_path / "out", "--uncertainty", "--probabilities") == 0
+    for name in "ab":
+        mask = loaded(tmp_path / f"out/{name}.nii.gz")
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), VALUES[truth])
+        np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
+        assert mask.header.get_xyzt_units()[0] == "mm"
+    names = {"0": "background", "2": "rim", "7": "core"}
+    assert json.loads(mask.header.extensions[0].get_content()) == names
+    assert json.loads((tmp_path / "out/labels.json").read_text()) == names
+    uncertainty = loaded(tmp_path / "out/uncertainty/a.nii.gz")
+    np.testing.assert_allclose(uncertainty.affine, OBLIQUE, atol=1e-5)
+    assert uncertainty.get_fdata().max() < 1e-3
+    probabilities = loaded(tmp_path / "out/probabilities/a.nii.gz").get_fdata()
+    np.testing.assert_allclose(probabilities, np.eye(3)[truth], atol=1e-4)
+
+
+def test_another_spacing_and_back(run, tmp_path):
+    """A ball in 2 x 0.5 x 7 mm voxels, segmented on 1 mm, returns on its own grid."""
+    change(run, spacing=[1.0, 1.0, 1.0])
+    affine = OBLIQUE @ np.diag([1, 1, 0.3, 1])
+    grid = np.indices((60, 20, 20)) - np.array([30, 10, 10]).reshape(3, 1, 1, 1)
+    distance = np.linalg.norm(np.tensordot(affine[:3, :3], grid, 1), axis=0)
+    ball = distance < 10
+    scan = nifti(tmp_path / "ball.nii.gz", (200 * ball).astype(np.int16), affine)
+    assert call(run, scan, tmp_path / "out") == 0
+    mask = loaded(tmp_path / "out/ball.nii.gz")
+    assert mask.shape == ball.shape
+    wrong = (np.asarray(mask.dataobj) == 7) != (distance < 10)
+    assert not wrong[np.abs(distance - 10) > 2].any()
+    assert wrong.mean() < 0.1
+
+
+def test_dicom_and_prepared_arrays(run, tmp_path):
+    dicom(tmp_path / "in/series")
+    record = classes(1).astype(np.float32) - 1  # normalised already
+    with h5py.File(tmp_path / "in/record.h5", "w") as file:
+        file["image"] = record
+        file.attrs["affine"] = OBLIQUE
+    assert call(run, tmp_path / "in", tmp_path / "out") == 0
+    mask = loaded(tmp_path / "out/series.nii.gz")
+    np.testing.assert_allclose(mask.header.get_zooms(), (0.5, 2, 7))
+    np.testing.assert_allclose(mask.affine[:3, 3], (-10, -20, 30))
+    mask = loaded(tmp_path / "out/record.nii.gz")
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), VALUES[classes(1)])
+    np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
+
+
+def test_bad_scans_are_listed_the_others_done_and_done_ones_kept(run, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abcd":
+        nifti(folder / f"{name}.nii.gz", (100 * classes(0)).astype(np.int16))
+    (folder / "b.nii.gz").write_bytes(b"no scan")
+    nifti(folder / "c.nii.gz", np.zeros((4, 4, 4, 5), np.int16))
+    assert call(run, folder, tmp_path / "out") == 1
+    printed = capsys.readouterr().out
+    assert "2 of 4 scans could not be segmented" in printed
+    assert "b.nii.gz: it cannot be read" in printed
+    assert "c.nii.gz: it holds 5 volumes, where 1 channel(s) are due" in printed
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.nii.gz")}
+    assert sorted(kept) == ["a.nii.gz", "d.nii.gz"]
+    nifti(folder / "b.nii.gz", (100 * classes(0)).astype(np.int16))
+    nifti(folder / "c.nii.gz", (100 * classes(0)).astype(np.int16))
+    assert call(run, folder, tmp_path / "out") == 0
+    assert "2 of 4 scans have a mask already" in capsys.readouterr().out
+    assert all((tmp_path / "out" / n).stat().st_mtime_ns == t for n, t in kept.items())
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
+
+
+def test_an_error_of_the_network_names_the_scan(run, tmp_path, monkeypatch, capsys):
+    def fail(image):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(runs, "load_predictor", lambda *_, **__: fail)
+    assert call(run, nifti(tmp_path / "a.nii"), tmp_path / "out") == 1
+    assert "a.nii: RuntimeError('out of memory')" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("weights", "source", "output", "answer"),
+    [
+        ("nowhere", "a.nii", "out", "nowhere/config.json: this file is missing"),
+        ("run", "gone", "out", "gone: there is no such file or folder"),
+        ("run", "run", "out", "run: there is no scan in this folder"),
+        ("run", "a.nii", ".", "masks would lie among the scans"),
+    ],
+)
+def test_wrong_input(run, tmp_path, capsys, weights, source, output, answer):
+    nifti(tmp_path / "a.nii")
+    paths = [tmp_path / name for name in (weights, source, output)]
+    assert call(*paths) == 1
+    assert answer in capsys.readouterr().out
+
+
+def test_acdc_runs_see_slices_scaled_as_in_training(run):
+    config = json.loads((run / "config.json").read_text())
+    config["data"].update({"name": "acdc", "patch_size": [32, 32]})
+    config["evaluation"]["stride"] = [18, 18, 4]
+    del config["preparation"]  # a run from before there was any
+    (run / "config.json").write_text(json.dumps(config))
+    loaded = predict.prediction_config(runs.load_config(run))
+    assert prediction.preparation(loaded).normalisation == (("minmax",),)
+    assert predict.window_rows(loaded) == (1, 1)
+    assert loaded.method.stages == (3, 4, 5)
+
+
+def test_flips_average_the_mirror_images():
+    """Logits that grow from left to right: mirrored and averaged, both ends are alike."""
+
+    def apply(_, x):
+        ramp = jnp.arange(x.shape[2], dtype=np.float32)[:, None]
+        return jnp.concatenate([0 * ramp, ramp], axis=-1) + 0 * x
+
+    x = jnp.zeros((1, 2, 4, 1))
+    logits = np.asarray(prediction._mean_of_flips(apply)({}, x))
+    share = 1 / (1 + np.exp(-np.arange(4.0)))
+    expected = (share + share[::-1]) / 2
+    np.testing.assert_allclose(np.exp(logits[0, 0, :, 1]), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(logits).sum(axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_from_a_folder_to_masks(tmp_path, dimension, capsys):
+    """prepare, train for a step and predict, with real networks; the run alone is kept."""
+    raw, out = nnunet(tmp_path / "raw"), tmp_path / "out"
+    assert prepare.main([str(raw), str(out), "--memory=1", f"--dimension={dimension}"]) == 0
+    config = config_of(out)
+    config.parallel = "none"
+    config.model.filters = (2, 2, 2, 2, 2)
+    config.data.batch_labeled = config.data.batch_unlabeled = 2
+    config.training.update({"steps": 1, "log_every": 1})
+    config.evaluation.overlays = 1
+    summaries = loop.train(config, tmp_path / "run")
+    assert loop.reported(summaries)["facts"]["cases"] == 1
+    assert len(list((tmp_path / "run/evaluation").rglob("*.png"))) == 1
+    for path in (out / "volumes").iterdir():
+        path.unlink()
+    flags = ("--flips", "--uncertainty")
+    assert call(tmp_path / "run", raw / "imagesTs", tmp_path / "masks", *flags) == 0
+    scan, mask = (
+        loaded(raw / "imagesTs/new_0000.nii.gz"),
+        loaded(tmp_path / "masks/new.nii.gz"),
+    )
+    assert mask.shape == scan.shape
+    np.testing.assert_array_equal(mask.affine, scan.affine)
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
+    uncertainty = loaded(tmp_path / "masks/uncertainty/new.nii.gz").get_fdata()
+    assert 0 < uncertainty.max() <= 1

@@ -1,0 +1,216 @@
+"""Files of every kind, oblique and anisotropic, there and back."""
+
+import dataclasses
+import json
+import locale
+from typing import Any
+
+import h5py
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from cifp_jax.data import volumes
+from cifp_jax.data.volumes import Volume
+
+# A quarter turn about z, tilted by 0.3 radians about x; voxels of 0.5 x 2 x 7 mm.
+TILT = np.array([[1, 0, 0], [0, np.cos(0.3), -np.sin(0.3)], [0, np.sin(0.3), np.cos(0.3)]])
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = TILT @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]) @ np.diag([0.5, 2, 7])
+OBLIQUE[:3, 3] = (10, -20, 30)
+ARRAY = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
+
+
+def loaded(path) -> Any:
+    """What nibabel makes of a file, by itself."""
+    return nibabel.load(path)
+
+
+def nifti(path, array: Any = ARRAY, affine=OBLIQUE, unit="mm"):
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, path)
+    return path
+
+
+def test_nifti(tmp_path):
+    volume = volumes.read(nifti(tmp_path / "a.nii.gz"))
+    np.testing.assert_array_equal(volume.array, ARRAY)
+    assert volume.array.dtype == np.int16
+    np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
+    np.testing.assert_allclose(volume.spacing, (0.5, 2, 7), rtol=1e-6)
+    assert volume.orientation == "ALS"  # x runs to anterior, y from right to left, z upwards
+
+
+def test_scaled_nifti(tmp_path):
+    image = nibabel.Nifti1Image(ARRAY, np.eye(4))
+    image.header.set_slope_inter(0.5, 3)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(volumes.read(tmp_path / "a.nii").array, ARRAY * 0.5 + 3)
+
+
+def test_units_are_kept_and_spacing_is_in_millimetres(tmp_path):
+    volume = volumes.read(nifti(tmp_path / "a.nii.gz", unit="micron"))
+    np.testing.assert_allclose(volume.spacing, (0.0005, 0.002, 0.007), rtol=1e-6)
+    volumes.write(tmp_path / "mask.nii.gz", ARRAY.astype(np.uint8), volume)
+    header = loaded(tmp_path / "mask.nii.gz").header
+    assert header.get_xyzt_units()[0] == "micron"
+    np.testing.assert_allclose(header.get_zooms(), (0.5, 2, 7), rtol=1e-6)
+
+
+def test_a_mask_has_the_geometry_of_its_scan_and_names(tmp_path):
+    scan = nifti(tmp_path / "a.nii.gz")
+    source = loaded(scan)
+    source.set_sform(OBLIQUE, code=1)
+    source.set_qform(OBLIQUE, code=1)
+    source.header["descrip"] = b"Jane Doe"
+    nibabel.save(source, scan)
+    volume = volumes.read(scan)
+    names = {0: "background", 3: "tumour"}
+    volumes.write(tmp_path / "m.nii.gz", (ARRAY % 2 * 3).astype(np.uint8), volume, names=names)
+    mask = loaded(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), ARRAY % 2 * 3)
+    np.testing.assert_array_equal(mask.affine, loaded(scan).affine)
+    assert (mask.header["sform_code"], mask.header["qform_code"]) == (1, 1)
+    assert mask.get_data_dtype() == np.uint8
+    assert json.loads(mask.header.extensions[0].get_content()) == {"0": "background", "3": "tumour"}
+    assert b"Jane" not in bytes(mask.header.binaryblock)
+
+
+def test_stored_whole_numbers_with_a_scale(tmp_path):
+    like = volumes.read(nifti(tmp_path / "a.nii.gz"))
+    stored = np.full((*ARRAY.shape, 2), 65535, np.uint16)
+    volumes.write(tmp_path / "p.nii.gz", stored, like, scale=1 / 65535)
+    np.testing.assert_allclose(loaded(tmp_path / "p.nii.gz").get_fdata(), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.h5"])
+def test_written_is_read(tmp_path, name):
+    like = Volume(ARRAY, OBLIQUE, tmp_path)
+    volumes.write(tmp_path / name, ARRAY, like)
+    volume = volumes.read(tmp_path / name)
+    np.testing.assert_array_equal(volume.array, ARRAY)
+    np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
+    assert volume.prepared == (name == "a.h5")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_nrrd_and_nifti_agree_through_another_reader(tmp_path):
+    """ITK reads both formats by itself: it must see the same places."""
+    like = Volume(ARRAY, OBLIQUE, tmp_path)
+    for name in ("a.nii.gz", "a.nrrd"):
+        volumes.write(tmp_path / name, ARRAY, like)
+    one, two = (sitk.ReadImage(str(tmp_path / n)) for n in ("a.nii.gz", "a.nrrd"))
+    for index in ((0, 0, 0), (1, 2, 3)):
+        place = np.array(one.TransformIndexToPhysicalPoint(index))
+        np.testing.assert_allclose(place, two.TransformIndexToPhysicalPoint(index), atol=1e-4)
+        # ITK's x and y run to the left and to the back.
+        np.testing.assert_allclose(place * (-1, -1, 1), (OBLIQUE @ (*index, 1))[:3], atol=1e-4)
+
+
+def test_nrrd_of_several_channels_has_them_last(tmp_path):
+    array = np.stack([ARRAY, ARRAY + 100], axis=-1)
+    volumes.write(tmp_path / "a.nrrd", array, Volume(ARRAY, OBLIQUE, tmp_path))
+    np.testing.assert_array_equal(volumes.read(tmp_path / "a.nrrd").array, array)
+    first = {"space": "left-posterior-superior", "kinds": ["list", "space", "space", "space"]}
+    first["space directions"] = np.array([[np.nan] * 3, [2, 0, 0], [0, 2, 0], [0, 0, 2]])
+    nrrd.write(str(tmp_path / "b.nrrd"), np.moveaxis(array, -1, 0), first)
+    volume = volumes.read(tmp_path / "b.nrrd")
+    np.testing.assert_array_equal(volume.array, array)
+    assert volume.spacing == (2, 2, 2)
+    assert volume.orientation == "LPS"
+
+
+def dicom(folder, slices=3, series="1.2.3"):
+    folder.mkdir(exist_ok=True, parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    before = locale.setlocale(locale.LC_ALL)
+    for z in range(slices):
+        image = sitk.GetImageFromArray(ARRAY[:, :, z].T.copy())
+        image.SetSpacing((0.5, 2.0))
+        tags = {"0020|000e": series, "0020|000d": "1.2", "0008|0060": "MR"}
+        tags["0020|0032"] = f"10\\20\\{30 + 7 * z}"
+        tags["0020|0037"] = "1\\0\\0\\0\\1\\0"
+        tags["0008|0018"] = f"{series}.{z + 1}"
+        tags["0020|0013"] = str(z + 1)
+        tags["0018|0050"] = "7"
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        # Named against their order, which is that of their places.
+        writer.SetFileName(str(folder / f"{series}_{9 - z}.dcm"))
+        writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # ITK leaves that of C behind when it writes
+
+
+def test_dicom_series(tmp_path):
+    dicom(tmp_path / "scan")
+    volume = volumes.read(tmp_path / "scan")
+    np.testing.assert_array_equal(volume.array, ARRAY[:, :, :3])
+    np.testing.assert_allclose(volume.spacing, (0.5, 2, 7))
+    assert volume.orientation == "LPS"
+    np.testing.assert_allclose(volume.affine[:3, 3], (-10, -20, 30))
+    dicom(tmp_path / "scan", series="1.2.4")
+    with pytest.raises(ValueError, match=r"scan: .*2 DICOM series.*a folder"):
+        volumes.read(tmp_path / "scan")
+
+
+def test_damaged_files_are_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 999, (20, 20, 20)).astype(np.int16)
+    for name in ("a.nii.gz", "a.nii", "a.nrrd", "a.h5"):
+        path = tmp_path / name
+        if name.startswith("a.nii"):
+            nifti(path, noise)
+        else:
+            volumes.write(path, noise, Volume(noise, np.eye(4), path))
+        whole = path.read_bytes()
+        for kept in (0, 20, len(whole) // 2):
+            path.write_bytes(whole[:kept])
+            with pytest.raises(ValueError, match=rf"{name}: .*(Copy it again|Prepare)"):
+                volumes.read(path)
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ValueError, match=r"a\.jpg: .*known: \.nii\.gz"):
+        volumes.read(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"b\.nii: .*missing"):
+        volumes.read(tmp_path / "b.nii")
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["scan"] = ARRAY
+    with pytest.raises(ValueError, match=r"c\.h5: it has no array 'image'"):
+        volumes.read(tmp_path / "c.h5")
+
+
+def test_shapes_that_are_no_scan(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.nii: its shape is \(2, 3\).*three axes"):
+        volumes.read(nifti(tmp_path / "a.nii", ARRAY[:, :, 0]))
+    header = loaded(nifti(tmp_path / "c.nii")).header
+    header["srow_z"] = 0
+    nibabel.save(nibabel.Nifti1Image(ARRAY, None, header), tmp_path / "b.nii")
+    with pytest.raises(ValueError, match=r"b\.nii: its affine"):
+        volumes.read(tmp_path / "b.nii")
+
+
+def test_channels(tmp_path):
+    one, two = nifti(tmp_path / "a.nii"), nifti(tmp_path / "b.nii", ARRAY * 2)
+    both = volumes.read_channels([one, two], 2)
+    np.testing.assert_array_equal(both.array[..., 1], 2 * ARRAY)
+    together = nifti(tmp_path / "c.nii", both.array)
+    np.testing.assert_array_equal(volumes.read_channels([together], 2).array, both.array)
+    with pytest.raises(ValueError, match=r"c\.nii: it holds 2 volumes.*1 channel.*frame"):
+        volumes.read_channels([together], 1)
+
+
+def test_geometry_is_compared_by_corners(tmp_path):
+    volume = Volume(ARRAY, OBLIQUE, tmp_path / "image.nii")
+    near, far = OBLIQUE.copy(), OBLIQUE.copy()
+    near[:3, 3] += 0.02
+    far[:3, 3] += 2.0
+    mask = dataclasses.replace(volume, path=tmp_path / "mask.nii")
+    volumes.check_same_geometry(volume, dataclasses.replace(mask, affine=near))
+    with pytest.raises(ValueError, match=r"image\.nii: .*mask\.nii.* 3\.46 mm.*Resample"):
+        volumes.check_same_geometry(volume, dataclasses.replace(mask, affine=far))
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\).*mask\.nii has \(2, 3, 3\)"):
+        volumes.check_same_geometry(volume, dataclasses.replace(mask, array=ARRAY[:, :, :3]))
+    with pytest.raises(ValueError, match="grid of"):
+        volumes.write(tmp_path / "x.nii", ARRAY[:1], volume)
