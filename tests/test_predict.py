@@ -42,7 +42,8 @@ def run(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json_best_effort())
-    monkeypatch.setattr(runs, "load_predictor", lambda *_, **__: nearest_class)
+    monkeypatch.setattr(runs, "load_network", lambda path: (runs.load_config(path), {}))
+    monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: nearest_class)
     return folder
 
 

@@ -126,7 +126,7 @@ def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(SystemExit, match="is missing: name the --workdir"):
+    with pytest.raises(SystemExit, match="this file is missing"):
         export_command.main([f"--checkpoint={tmp_path}", f"--out={tmp_path / 'x'}"])
     (tmp_path / "config.json").write_text(json.dumps({"seed": "one"}))
     with pytest.raises(SystemExit, match="not a run's configuration"):

@@ -16,6 +16,7 @@ from cifp_jax.evaluation import report
 from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
 from cifp_jax.training import build, prediction
 from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.prediction import Predict
 from cifp_jax.training.progress import Progress
 from cifp_jax.training.state import TrainState
 from cifp_jax.training.weights import load_weights
@@ -42,9 +43,7 @@ def _stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _evaluate(
-    config: Config, predict: prediction.Predict, cases: Sequence[sources.Case]
-) -> Evaluation:
+def _evaluate(config: Config, predict: Predict, cases: Sequence[sources.Case]) -> Evaluation:
     return evaluate_cases(
         predict,
         cases,
@@ -151,7 +150,7 @@ def _lists(config: Config) -> dict[str, tuple[sources.Case, ...]]:
 
 
 def _overlays(
-    config: Config, predict: prediction.Predict, cases: Sequence[sources.Case], folder: pathlib.Path
+    config: Config, predict: Predict, cases: Sequence[sources.Case], folder: pathlib.Path
 ) -> None:
     if config.evaluation.overlays:
         drawn = cases[: config.evaluation.overlays]
@@ -249,7 +248,7 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
     return summaries
 
 
-def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> prediction.Predict:
+def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> Predict:
     """`predict(image) -> probabilities` of a checkpoint of a run."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.make_state(config), step)
