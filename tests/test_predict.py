@@ -145,7 +145,7 @@ def test_an_error_of_the_network_names_the_scan(run, tmp_path, monkeypatch, caps
     def fail(image):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(runs, "load_predictor", lambda *_, **__: fail)
+    monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: fail)
     assert call(run, nifti(tmp_path / "a.nii"), tmp_path / "out") == 1
     assert "a.nii: RuntimeError('out of memory')" in capsys.readouterr().out
 

@@ -24,7 +24,7 @@ def load_config(workdir: pathlib.Path) -> Config:
 
     Raises:
       FileNotFoundError: the folder is no run.
-      ValueError: its `config.json` is damaged.
+      ValueError: its `config.json` is damaged, or no configuration.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -37,11 +37,14 @@ def load_config(workdir: pathlib.Path) -> Config:
     except ValueError as error:
         raise ValueError(f"{path}: this is no valid JSON ({error}). Train again.") from error
     config = default_config()
-    for name, value in stored.items():
-        if name == "method" or not isinstance(value, dict):
-            config[name] = ConfigDict(value) if isinstance(value, dict) else value
-        else:
-            config[name].update(value)
+    try:
+        for name, value in stored.items():
+            if name == "method" or not isinstance(value, dict):
+                config[name] = ConfigDict(value) if isinstance(value, dict) else value
+            else:
+                config[name].update(value)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a run's configuration: {error}") from error
     return config
 
 
