@@ -13,6 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from cifp_jax import parallel
 from cifp_jax.config import default_config, method_defaults
 from cifp_jax.methods import METHODS
 from cifp_jax.training import build, compare, loop
@@ -74,6 +75,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
+    parallel.use_compilation_cache()
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     config = _CONFIG.value

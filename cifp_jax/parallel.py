@@ -12,6 +12,7 @@ over a mesh of all devices of all processes (`jit`), and pmapped over the device
 
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -103,6 +104,17 @@ def random_numbers() -> Any:
     generator; the other one compiles six times faster on CPUs, and a step holds dozens of draws.
     """
     return jax.threefry_partitionable(False)
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs outlive the process, so that a second start does not compile again.
+
+    They lie in `cifp_jax` of the user's cache folder, unless JAX's own variables say otherwise:
+    `JAX_COMPILATION_CACHE_DIR` names another, `JAX_ENABLE_COMPILATION_CACHE=false` wants none.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder / "cifp_jax"))
 
 
 def example_keys(rng: Key[Array, ""], index: Int[Array, " b"]) -> Key[Array, " b"]:

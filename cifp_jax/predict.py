@@ -18,6 +18,7 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cifp_jax import parallel
 from cifp_jax.config import Config
 from cifp_jax.data import layouts, records, splits, volumes
 from cifp_jax.data.preparation import Preparation
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 where a scan, or all, could not be segmented."""
     arguments = parse(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax remarks on what it restores below that
+    parallel.use_compilation_cache()
     maps = [name for name in ("probabilities", "uncertainty") if getattr(arguments, name)]
     try:
         if arguments.output.resolve() in (

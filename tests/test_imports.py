@@ -17,7 +17,7 @@ BELOW = {
     "export": {"training", "config", "data"},
     "import_torch": {"training"},
     "prepare": {"data", "config"},
-    "predict": {"training", "evaluation", "data", "config"},
+    "predict": {"training", "evaluation", "data", "config", "parallel"},
     "__init__": {"training", "methods", "models", "evaluation", "data", "parallel", "config"},
 }
 

@@ -71,3 +71,17 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(labeled, unlabeled):
 def test_an_unknown_mode_names_the_known_ones():
     with pytest.raises(ValueError, match="jit, pmap, none"):
         parallel.shard_count("tpu")
+
+
+def test_compiled_programs_lie_in_the_users_cache_unless_jax_is_told_where(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+        parallel.use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == before
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        parallel.use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cifp_jax")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
