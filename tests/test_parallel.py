@@ -1,5 +1,7 @@
 """The ground floor on four fake devices."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,14 +76,15 @@ def test_an_unknown_mode_names_the_known_ones():
 
 
 def test_compiled_programs_lie_in_the_users_cache_unless_jax_is_told_where(monkeypatch, tmp_path):
-    before = jax.config.jax_compilation_cache_dir
+    config: Any = jax.config
+    before = config.jax_compilation_cache_dir
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     try:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
         parallel.use_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir == before
+        assert config.jax_compilation_cache_dir == before
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         parallel.use_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cifp_jax")
+        assert config.jax_compilation_cache_dir == str(tmp_path / "cifp_jax")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
