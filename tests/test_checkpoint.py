@@ -1,7 +1,8 @@
 """State, place in the data and figures are saved together; the last and the best are kept."""
 
-from typing import Any
+from typing import gc
 
+import Any
 import flax.linen as nn
 import grain
 import jax
@@ -66,6 +67,8 @@ def test_the_last_and_the_best_are_kept_with_their_place_in_the_data(tmp_path):
     assert restored.rng == make_state(2).rng
 
 
+# Orbax leaves coroutines behind where a restore fails; they are collected here, not in a later test.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(make_state(1), make_iterator())
@@ -74,3 +77,4 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):
         pytest.raises(ValueError, match="does not fit this config"),
     ):
         checkpoints.restore(make_state(0, features=3), 1)
+    gc.collect()
