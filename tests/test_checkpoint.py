@@ -67,7 +67,7 @@ def test_the_last_and_the_best_are_kept_with_their_place_in_the_data(tmp_path):
     assert restored.rng == make_state(2).rng
 
 
-# Orbax leaves coroutines behind where a restore fails; they are collected here, not in a later test.
+# Where a restore fails, Orbax leaves coroutines behind: collected here, not in a later test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
