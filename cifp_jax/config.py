@@ -78,6 +78,7 @@ def default_config() -> Config:
     config.training = ConfigDict()
     config.training.steps = 30_000
     config.training.remat = False  # compute activations twice instead of keeping them
+    config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part
     config.training.log_every = 50
     config.training.evaluate_every = 200  # 0: at the end only
     config.training.checkpoint_every = 1000

@@ -97,6 +97,16 @@ def split_streams(x: PyTree, n_a: int, shards: int) -> tuple[PyTree, PyTree]:
     return jax.tree.map(lambda t: part(t, True), x), jax.tree.map(lambda t: part(t, False), x)
 
 
+def cut(batch: PyTree, count: int, shards: int) -> list[PyTree]:
+    """Cuts a batch into `count` equal parts, each with its share of every device block."""
+
+    def part(x: Array, number: int) -> Array:
+        blocks = x.reshape((shards, count, -1, *x.shape[1:]))
+        return blocks[:, number].reshape((-1, *x.shape[1:]))
+
+    return [jax.tree.map(functools.partial(part, number=i), batch) for i in range(count)]
+
+
 def random_numbers() -> Any:
     """Context, or decorator, that sets the form of random numbers of a run.
 
@@ -148,15 +158,17 @@ def labeled_partner(unlabeled: int, labeled: int) -> Int[Array, " u"]:
     return jnp.arange(unlabeled) * labeled // unlabeled
 
 
-def check_batch(labeled: int, unlabeled: int, mode: str) -> None:
-    """Raises ValueError where the devices do not divide the batch into blocks of whole pairs."""
+def check_batch(labeled: int, unlabeled: int, mode: str, accumulate: int = 1) -> None:
+    """Raises ValueError where devices and parts do not divide the batch into whole pairs."""
     shards = shard_count(mode)
+    unit = 2 * shards * accumulate
     for name, size in (("batch_labeled", labeled), ("batch_unlabeled", unlabeled)):
-        if size < 1 or size % (2 * shards):
-            fits = max(1, round(size / (2 * shards))) * 2 * shards
+        if size < 1 or size % unit:
+            parts = f" in {accumulate} parts" if accumulate > 1 else ""
             raise ValueError(
-                f"config.data.{name}={size} cannot be cut into pairs over {shards} device(s); "
-                f"use a multiple of {2 * shards}, such as {fits}, or config.parallel='none'."
+                f"config.data.{name}={size} cannot be cut into pairs over {shards} device(s)"
+                f"{parts}; use a multiple of {unit}, such as {max(1, round(size / unit)) * unit}, "
+                f"or config.parallel='none'."
             )
 
 

@@ -1,8 +1,8 @@
 """State, place in the data and figures are saved together; the last and the best are kept."""
 
-from typing import gc
+import gc
+from typing import Any
 
-import Any
 import flax.linen as nn
 import grain
 import jax

@@ -68,14 +68,27 @@ def make_batch(step: int, shape: tuple[int, ...], classes: int, size: int = 8) -
 
 
 def make_all(
-    network: str, name: str, *, precision: str = "float32", remat: bool = False, **settings
+    network: str,
+    name: str,
+    *,
+    precision: str = "float32",
+    remat: bool = False,
+    accumulate: int = 1,
+    **settings,
 ):
     model, shape, classes = CASES[network]
     method = find_method(name)
     optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
     chosen = method_settings(method, {"ramp_steps": 2, "tokens": 8, **settings})
     step = make_train_step(
-        model, method, optimizer, ema_decay=0.9, settings=chosen, precision=precision, remat=remat
+        model,
+        method,
+        optimizer,
+        ema_decay=0.9,
+        settings=chosen,
+        precision=precision,
+        remat=remat,
+        accumulate=accumulate,
     )
 
     def new_state():
@@ -155,6 +168,64 @@ def test_activations_computed_twice_give_the_same_parameters():
         step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2), remat=remat)
         states.append(run("none", step, new_state(), batch)[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)
+
+
+def twice(batch: dict) -> dict:
+    """The batch with every example once more, of the same number and so of the same views."""
+    return jax.tree.map(lambda x: np.concatenate([x, x]), batch)
+
+
+@pytest.mark.slow
+def test_equal_parts_of_a_batch_give_the_step_of_one_part():
+    step, new_state, batch = make_all("two_stages", "mean_teacher")
+    expected, figures = jax.jit(step)(new_state(), batch(0))
+    step, new_state, batch = make_all("two_stages", "mean_teacher", accumulate=2)
+    got, summed = jax.jit(step)(new_state(), twice(batch(0)))
+    for tree in ("params", "ema_params", "opt_state"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            getattr(got, tree),
+            getattr(expected, tree),
+        )
+    assert summed["loss"][1] == 2
+    np.testing.assert_allclose(summed["loss"][0], 2 * figures["loss"][0], rtol=1e-5)
+
+
+def test_the_gradient_of_unequal_parts_is_their_mean():
+    step, new_state, batch = make_all("two_stages", "supervised")
+    whole = batch(0)
+    moves = []
+    for part in (slice(0, 4), slice(4, 8)):
+        state, _ = jax.jit(step)(new_state(), jax.tree.map(lambda x, p=part: x[p], whole))
+        moves.append(jax.tree.map(np.subtract, state.params, new_state().params))
+    step, new_state, batch = make_all("two_stages", "supervised", accumulate=2)
+    state, _ = jax.jit(step)(new_state(), whole)
+    # The first step of SGD is linear in the gradient.
+    jax.tree.map(
+        lambda new, old, a, b: np.testing.assert_allclose(new - old, (a + b) / 2, atol=1e-6),
+        state.params,
+        new_state().params,
+        *moves,
+    )
+
+
+@pytest.mark.slow
+def test_parts_are_the_same_on_one_device_and_on_a_mesh():
+    # Each device's block holds its own share of every part, so the streams are laid out for it.
+    step, new_state, batch = make_all("two_stages", "supervised", accumulate=2)
+    wide = functools.partial(batch, size=16)
+    shards = jax.device_count()
+
+    def in_blocks(step: int) -> dict:
+        def move(x):
+            parts = x.reshape((2, shards, -1, *x.shape[1:]))
+            return np.ascontiguousarray(parts.swapaxes(0, 1)).reshape(x.shape)
+
+        return jax.tree.map(move, wide(step))
+
+    expected, _ = run("none", step, new_state(), wide)
+    got, _ = run("jit", step, new_state(), in_blocks)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, expected)
 
 
 def test_bfloat16_keeps_the_state_and_the_losses_in_float32():

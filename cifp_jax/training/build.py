@@ -77,10 +77,15 @@ def check_config(config: Config) -> None:
         raise ValueError(
             "config.data.downsample must be 1 for your own data; prepare it at a larger spacing."
         )
-    parallel.check_batch(config.data.batch_labeled, config.data.batch_unlabeled, config.parallel)
-    for key in ("steps", "log_every", "checkpoint_every"):
+    for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
         if config.training[key] < 1:
             raise ValueError(f"config.training.{key} must be at least 1.")
+    parallel.check_batch(
+        config.data.batch_labeled,
+        config.data.batch_unlabeled,
+        config.parallel,
+        config.training.accumulate,
+    )
 
 
 def make_split(config: Config) -> splits.Split:
@@ -176,6 +181,7 @@ def make_step(config: Config) -> Callable[..., Any]:
         settings=method_config(config),
         precision=config.precision,
         remat=config.training.remat,
+        accumulate=config.training.accumulate,
     )
 
 

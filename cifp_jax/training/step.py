@@ -43,6 +43,7 @@ def make_train_step(
     settings: Mapping[str, Any],
     precision: str = "float32",
     remat: bool = False,
+    accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, *, axis_name=None, shards=1) -> (state, metrics)`.
 
@@ -58,6 +59,8 @@ def make_train_step(
       settings: keyword arguments of the method's loss.
       precision: of images and features, as `models.network.bind` has it.
       remat: whether the students' activations are computed again in the backward pass.
+      accumulate: parts that the batch is cut into, one after the other; the gradient is the mean of
+        theirs. Each part has losses and batch statistics of its own, as a smaller batch would.
     """
 
     @parallel.random_numbers()
@@ -81,19 +84,30 @@ def make_train_step(
 
         teacher = networks(state.ema_params, state.ema_batch_stats, train=False)
 
-        def objective(params: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            return method.loss(
-                networks(params, state.batch_stats, train=True),
-                teacher,
-                batch,
-                rng=rng,
-                step=state.step,
-                axis_name=axis_name,
-                shards=shards,
-                **settings,
-            )
+        def gradient(part: dict[str, Any], batch_stats: Any) -> tuple[Any, tuple[Any, Metrics]]:
+            def objective(params: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Metrics]]:
+                return method.loss(
+                    networks(params, batch_stats, train=True),
+                    teacher,
+                    part,
+                    rng=rng,
+                    step=state.step,
+                    axis_name=axis_name,
+                    shards=shards,
+                    **settings,
+                )
 
-        grads, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
+            return jax.grad(objective, has_aux=True)(state.params)
+
+        first, *others = parallel.cut(batch, accumulate, shards)
+        grads, (batch_stats, metrics) = gradient(first, state.batch_stats)
+        # Not a scan: convolutions are slow inside a loop on CPUs.
+        for part in others:
+            # One part after the other, so that the activations of one are held at a time.
+            part, grads = jax.lax.optimization_barrier((part, grads))
+            more, (batch_stats, figures) = gradient(part, batch_stats)
+            grads, metrics = jax.tree.map(jnp.add, (grads, metrics), (more, figures))
+        grads = jax.tree.map(lambda g: g / accumulate, grads)
         # Every device holds its share of the gradient of one global value: summed, not averaged.
         grads = parallel.psum(grads, axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
