@@ -54,7 +54,7 @@ def peak_memory() -> float:
 def step(*, network: str, method: str, shape: Sequence[int], batch: int, precision: str) -> Work:
     """One training step, from a batch on the device to the new state."""
     config = configuration(network, method, shape, batch)
-    del precision  # ours is float32 on every platform
+    config.precision = precision
     mesh = parallel.make_mesh()
     compiled = parallel.compile_step(build.make_step(config), "none", mesh)
     state, data = build.make_state(config), jax.device_put(_batch(config))

@@ -34,7 +34,7 @@ def main() -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of PyTorch's autocast; ours is float32",
+        help="config.precision here, autocast in PyTorch",
     )
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/step.json")

@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.sides import Result, SideError
 
 CONSOLE = Console(highlight=False)
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "scipy", "medpy")
 
 
 def machine() -> dict[str, Any]:
@@ -47,8 +47,10 @@ def row(
     results: dict[str, Result],
     errors: dict[str, SideError],
     limits: dict[str, float],
+    *,
+    reference: str = "pytorch",
 ) -> dict[str, Any]:
-    """One row: medians, their ratio, and the share of the machine's limit that ours achieves."""
+    """One row: medians, ours over the reference's, and the share of the limit that ours reaches."""
     out: dict[str, Any] = {"work": work}
     out |= {name: {"error": str(error)} for name, error in errors.items()}
     for name, result in results.items():
@@ -58,7 +60,7 @@ def row(
             "first_s": result.first,
             **result.facts,
         }
-    ours, other = out.get("cifp_jax", {}), out.get("pytorch", {})
+    ours, other = out.get("cifp_jax", {}), out.get(reference, {})
     if "median_s" in ours and "median_s" in other:
         out["ratio"] = ours["median_s"] / other["median_s"]
     if "median_s" in ours and "flops" in ours and limits:
@@ -67,16 +69,17 @@ def row(
     return out
 
 
-def show(title: str, rows: list[dict[str, Any]]) -> None:
+def show(title: str, rows: list[dict[str, Any]], *, reference: str = "pytorch") -> None:
     """Prints the rows; a side that failed is named below with its error."""
     table = Table(title=title)
-    for column in ("work", "cifp_jax s", "PyTorch s", "ratio", "share of limit", "memory GB"):
+    columns = ("work", "cifp_jax s", f"{reference} s", "ratio", "share of limit", "memory GB")
+    for column in columns:
         table.add_column(column, justify="left" if column == "work" else "right")
     errors = set()
     for r in rows:
-        ours, other = r.get("cifp_jax", {}), r.get("pytorch", {})
+        ours, other = r.get("cifp_jax", {}), r.get(reference, {})
         errors |= {
-            f"{n}: {r[n]['error']}" for n in ("cifp_jax", "pytorch") if "error" in r.get(n, {})
+            f"{n}: {r[n]['error']}" for n in ("cifp_jax", reference) if "error" in r.get(n, {})
         }
 
         def cell(side: dict[str, Any], key: str, digits: int, scale: float = 1.0) -> str:
