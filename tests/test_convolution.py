@@ -8,8 +8,8 @@ from jax import lax
 
 from cifp_jax.models.convolution import convolve
 
-# Few channels, a usual number, and more than the scan over planes takes.
-CHANNELS = [(1, 9), (8, 5), (3, 65)]
+# Each form has its channels: few inputs, few outputs, as many of both, and many.
+CHANNELS = [(1, 9), (8, 5), (12, 12), (20, 16), (3, 65)]
 
 
 def reference(x, kernel):
@@ -26,7 +26,7 @@ def draw(*shapes):
 
 
 @pytest.mark.parametrize(("c", "d"), CHANNELS)
-@pytest.mark.parametrize("spatial", [(4, 5), (3, 5, 4), (1, 2, 1)])
+@pytest.mark.parametrize("spatial", [(4, 5), (3, 6), (3, 5, 4), (1, 2, 1)])
 def test_a_convolution_and_its_gradients_equal_xlas(spatial, c, d):
     with jax.enable_x64(True):
         kernel_shape = ((3,) * len(spatial)) + (c, d)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Measured on a CPU. Below the first number of channels, three planes do better as the channels of
-# one convolution, and XLA's gradient of a kernel into so few is slow. Above the second, XLA's
-# gradient of a kernel beats the scan over planes.
-_FEW, _MANY = 8, 64
+# Measured on a CPU. Below the first number of channels, three planes do better as the inputs of one
+# convolution. Up to the second, XLA's fast library does not take a convolution or the gradient of
+# a kernel. Above the third, XLA's gradient of a kernel beats the scan over planes.
+_FEW, _NARROW, _MANY = 8, 16, 64
 
 
 def convolve(
@@ -55,8 +55,8 @@ def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     # The gradient of the input is a convolution with the kernel turned around.
     turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-2, -1)
-    by_products = _kernel_gradient_by_rows if kernel.ndim == 4 else _kernel_gradient_by_planes
-    to_kernel = lax.platform_dependent(x, g, cpu=by_products, default=_kernel_gradient)
+    on_cpu = _kernel_gradient_of_slices if kernel.ndim == 4 else _kernel_gradient_by_planes
+    to_kernel = lax.platform_dependent(x, g, cpu=on_cpu, default=_kernel_gradient)
     return _convolve(g, turned), to_kernel
 
 
@@ -93,10 +93,13 @@ def _sum_of_planes(
         together = jnp.concatenate(_neighbours(x), axis=-1)
         flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d)
         return _plain(_flat(together), flat).reshape(shape)
+    if d <= _NARROW:
+        flat = jnp.moveaxis(kernel, 0, 3).reshape(3, 3, c, 3 * d)
+        results = jnp.split(_plain(_flat(x), flat), 3, axis=-1)
+    else:
+        results = [_plain(_flat(x), k) for k in kernel]
     # Results are shifted, not inputs: that adds up in one pass, and `x` is read where it lies.
-    before, same, after = (
-        _neighbours(_plain(_flat(x), k).reshape(shape))[i] for i, k in enumerate(kernel)
-    )
+    before, same, after = (_neighbours(r.reshape(shape))[i] for i, r in enumerate(results))
     return before + same + after
 
 
@@ -126,16 +129,32 @@ def _products(
     )
 
 
-def _kernel_gradient_by_rows(
+def _kernel_gradient_of_slices(
     x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
 ) -> Float[Array, "3 3 c d"]:
-    """The kernel's gradient in 2D; into few channels as matrix products."""
+    """The kernel's gradient in 2D, in the form in which XLA's fast library takes it."""
     c, d = x.shape[-1], g.shape[-1]
-    if d >= _FEW or c < _FEW:
-        return _kernel_gradient(x, g)
-    width = x.shape[2] + 2
-    each = jax.vmap(lambda x, g: _products(x[None], g, width))(*_padded_rows(x, g))
-    return jnp.sum(each, axis=0).reshape(3, 3, d, c).swapaxes(2, 3)
+    if d <= _NARROW and c > d:
+        # With the two exchanged it is the same up to a turn, and has `c` outputs.
+        return jnp.flip(_kernel_gradient(g, x), (0, 1)).swapaxes(2, 3)
+    if _FEW < c == d <= _NARROW and x.shape[2] % 2 == 0:
+        return _kernel_gradient_of_pairs(x, g)
+    return _kernel_gradient(x, g)
+
+
+def _kernel_gradient_of_pairs(
+    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
+) -> Float[Array, "3 3 c d"]:
+    """The kernel's gradient in 2D, from two pixels of a row as one of twice the channels."""
+    (b, y, z, c), d = x.shape, g.shape[-1]
+    x, g = x.reshape(b, y, z // 2, 2 * c), g.reshape(b, y, z // 2, 2 * d)
+    # Axes: step along y, step of a pair along z, pixel of x in its pair, c, pixel of g, d.
+    pairs = _kernel_gradient(x, g).reshape(3, 3, 2, c, 2, d)
+    # A step along z, in pixels, is twice that of the pair, and the difference of the two pixels.
+    before = pairs[:, 0, 1, :, 0] + pairs[:, 1, 0, :, 1]
+    same = pairs[:, 1, 0, :, 0] + pairs[:, 1, 1, :, 1]
+    after = pairs[:, 1, 1, :, 0] + pairs[:, 2, 0, :, 1]
+    return jnp.stack([before, same, after], axis=1)
 
 
 def _kernel_gradient_by_planes(

@@ -99,13 +99,20 @@ def upsample(x: Float[Array, "b *half c"]) -> Float[Array, "b *spatial c"]:
     """Doubles every side by linear interpolation with aligned corners.
 
     Output i reads position i * (n - 1) / (2 n - 1); `jax.image.resize` aligns half-pixel centres
-    instead. One small matrix product along each axis.
+    instead. So output 2k lies k / (2 n - 1) before input k, and output 2k + 1 lies
+    (n - 1 - k) / (2 n - 1) after it.
     """
     for axis in range(1, x.ndim - 1):
         n = x.shape[axis]
-        position = jnp.arange(2 * n) * ((n - 1) / (2 * n - 1))
-        weights = jnp.maximum(0, 1 - jnp.abs(position[:, None] - jnp.arange(n))).astype(x.dtype)
-        x = jnp.moveaxis(jnp.tensordot(x, weights, ((axis,), (1,))), -1, axis)
+        k = jnp.arange(n).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+        back, ahead = ((w / (2 * n - 1)).astype(x.dtype) for w in (k, n - 1 - k))
+        first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
+        before = jnp.concatenate([first, lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis)
+        after = jnp.concatenate([lax.slice_in_dim(x, 1, n, axis=axis), last], axis)
+        even = x + back * (before - x)
+        odd = x + ahead * (after - x)
+        shape = (*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
+        x = jnp.stack([even, odd], axis=axis + 1).reshape(shape)
     return x
 
 
