@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from matplotlib import image as mpimg
+from matplotlib.patches import Rectangle
 
 from cifp_jax.evaluation import report
 from cifp_jax.evaluation.calibration import reliability
@@ -152,6 +153,8 @@ def test_bars_of_the_diagram():
     found = reliability(np.full((4, 2), (0.1, 0.9)), np.array([1, 1, 1, 0])).describe()
     upper, lower = draw_reliability(found).axes
     (bar,), (share,) = upper.patches, lower.patches
+    assert isinstance(bar, Rectangle)
+    assert isinstance(share, Rectangle)
     assert bar.get_height() == 0.75
     assert bar.get_x() + bar.get_width() / 2 == pytest.approx(13.5 / 15)
     assert share.get_height() == 100
