@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from cifp_jax.evaluation import report
 from cifp_jax.evaluation.calibration import reliability
 from cifp_jax.evaluation.evaluate import Evaluation, Row
-from cifp_jax.evaluation.html_report import draw_curves, draw_reliability, write_report
+from cifp_jax.evaluation.html_report import draw_curves, draw_reliability, read_curves, write_report
 from cifp_jax.evaluation.metrics import Score
 
 WILD = "<i>worst & 'co'"
@@ -122,12 +122,13 @@ def test_it_is_one_file(content):
     assert "<script" not in content
 
 
-def test_a_run_without_cases_still_gets_its_report(tmp_path: pathlib.Path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+@pytest.mark.parametrize(("log", "curves"), [('{"step": 1, "loss": 0.5}\n', 1), ("", 0)])
+def test_a_run_without_cases_still_gets_its_report(log, curves, tmp_path: pathlib.Path):
+    (tmp_path / "metrics.jsonl").write_text(log)
     write_report(tmp_path, config=CONFIG, summaries={}, evaluations={})
     content = (tmp_path / "report.html").read_text()
     assert "No case was evaluated" in content
-    assert content.count("<img") == 1
+    assert content.count("<img") == curves
 
 
 def test_cases_of_background_alone(tmp_path: pathlib.Path):
@@ -144,9 +145,11 @@ def test_cases_of_background_alone(tmp_path: pathlib.Path):
 
 
 def test_curves_leave_out_a_line_that_was_cut_off(workdir):
-    loss, dice = draw_curves(workdir / "metrics.jsonl").axes
-    np.testing.assert_array_equal(loss.lines[0].get_xdata(), range(1, 20))
-    np.testing.assert_array_equal(dice.lines[0].get_xydata(), [[9, 7]])
+    curves = read_curves(workdir / "metrics.jsonl")
+    assert curves == {"loss": [(s, 1 / s) for s in range(1, 20)], "validation Dice %": [(9, 7)]}
+    loss, dice = draw_curves(curves).axes
+    assert (loss.get_ylabel(), dice.get_ylabel()) == tuple(curves)
+    np.testing.assert_array_equal(loss.lines[0].get_xydata(), curves["loss"])
 
 
 def test_bars_of_the_diagram():

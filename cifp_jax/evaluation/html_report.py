@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -20,16 +20,25 @@ from cifp_jax.evaluation.report import TITLES, figure_texts
 _PACKAGES = ("cifp-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def draw_curves(metrics: pathlib.Path) -> Figure:
-    """Loss and validation Dice (%) over steps, of a `metrics.jsonl`.
+def read_curves(metrics: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """Pairs of step and value, by what they are, of a `metrics.jsonl`: loss and validation Dice.
 
-    A last line that a killed run left half-written is left out.
+    A last line that a killed run left half-written is left out, and so is a curve without points.
     """
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
     rows = [json.loads(line) for line in metrics.read_text().split("\n")[:-1]]
-    titles = {"loss": "loss", "validation/dice": "validation Dice %"}
-    for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        points = [(row["step"], row[key]) for row in rows if key in row]
+    keys = {"loss": "loss", "validation Dice %": "validation/dice"}
+    curves = {
+        title: [(row["step"], row[key]) for row in rows if key in row]
+        for title, key in keys.items()
+    }
+    return {title: points for title, points in curves.items() if points}
+
+
+def draw_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """One panel for each of the curves, of which there is at least one."""
+    figure = Figure(figsize=(4.5 * len(curves), 3.5), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (title, points) in zip(panels, curves.items(), strict=True):
         style = "-" if len(points) > 50 else ".-"
         axes.plot([x for x, _ in points], [y for _, y in points], style)
         axes.set(xlabel="step", ylabel=title)
@@ -165,8 +174,15 @@ def _settings(part: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
     return rows
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed: run from its source"
+
+
 def _versions() -> list[list[str]]:
-    packages = [[name, importlib.metadata.version(name)] for name in _PACKAGES]
+    packages = [[name, _version(name)] for name in _PACKAGES]
     return [
         ["date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")],
         ["hardware", parallel.hardware()],
@@ -207,10 +223,11 @@ def write_report(
         sections += _list_section(summary, evaluations[key], workdir / "evaluation" / key)
     if summaries:
         sections += [page.heading(2, "All checkpoints and lists"), _checkpoints(summaries)]
-    if (workdir / "metrics.jsonl").is_file():
-        curves = draw_curves(workdir / "metrics.jsonl")
-        text = "Training loss and validation Dice over steps"
-        sections += [page.heading(2, "Curves"), page.drawing(curves, text, text)]
+    metrics = workdir / "metrics.jsonl"
+    curves = read_curves(metrics) if metrics.is_file() else {}
+    if curves:
+        text = f"Over steps: {', '.join(curves)}"
+        sections += [page.heading(2, "Curves"), page.drawing(draw_curves(curves), text, text)]
     settings = page.table(["setting", "value"], _settings(config), text=True)
     versions = page.table(["of", "at the evaluation"], _versions(), text=True)
     sections += [page.heading(2, "Configuration"), page.folded("every setting", settings)]

@@ -23,13 +23,12 @@ body { margin: 0 auto; max-width: 64rem; padding: 1.5rem 1rem 4rem; background: 
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0; }
 h2 { margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 h3 { margin: 1.75rem 0 .5rem; }
-p { margin: .4rem 0; } .soft, caption, figcaption { color: var(--soft); font-size: .9rem; }
+p { margin: .4rem 0; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .75rem; }
 .cards div { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
 .cards b { display: block; font-size: 1.4rem; color: var(--mark); }
 .scroll { overflow: auto; max-height: 32rem; border: 1px solid var(--line); border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding: .5rem .75rem; }
 th, td { padding: .35rem .75rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th:first-child, .text :is(th, td) { text-align: left; } th[scope=row] { font-weight: normal; }
@@ -84,14 +83,15 @@ def table(
     """
     kind = ' class="text"' if text else ""
     lines = [f'<div class="scroll" tabindex="0"><table{kind}>']
-    lines += [f"<caption>{escape(caption)}</caption>"] if caption else []
     cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines.append(f"<thead><tr>{cells}</tr></thead><tbody>")
     for i, (name, *values) in enumerate(rows):
         cells = "".join(f"<td>{escape(value)}</td>" for value in values)
         mark = ' class="strong"' if i in strong else ""
         lines.append(f'<tr{mark}><th scope="row">{escape(name)}</th>{cells}</tr>')
-    return "\n".join([*lines, "</tbody></table></div>"])
+    # Below the box, not in it, where a wide table would carry it out of sight.
+    below = f'<p class="soft">{escape(caption)}</p>' if caption else ""
+    return "\n".join([*lines, f"</tbody></table></div>{below}"])
 
 
 def picture(kind: str, content: bytes, alt: str, caption: str) -> str:
