@@ -91,5 +91,5 @@ def default_config() -> Config:
     config.evaluation.largest_component = False  # keep the largest component of each class
     config.evaluation.weights = "ema"  # which network is evaluated: ema or student
     config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
-    config.evaluation.overlays = 3  # cases drawn as PNG
+    config.evaluation.overlays = 3  # cases drawn as PNG and on the report, the worst ones
     return config

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cifp_jax.data.sources import Case
-from cifp_jax.evaluation.evaluate import evaluate_cases, largest_component
+from cifp_jax.evaluation.evaluate import Evaluation, Row, evaluate_cases, largest_component
+from cifp_jax.evaluation.metrics import Score
 
 CASES = (Case("a", pathlib.Path("a.h5")), Case("b", pathlib.Path("b.h5")))
 
@@ -55,6 +56,23 @@ def test_means_over_cases_then_classes():
     ]
     assert evaluation.seconds().shape == (2,)
     assert (evaluation.seconds() >= 0).all()
+
+
+def test_confidence_is_binned_over_all_cases():
+    # Both cases label 8 voxels; a finds 6 of them, b 4, and the network is certain of all.
+    found = run().reliability
+    assert (found.voxels.sum(), found.correct.sum()) == (16, 10)
+    assert found.error() == pytest.approx(6 / 16)
+
+
+def test_worst_cases_come_first():
+    assert run().cases() == ["a", "b"]
+    assert run().worst_first() == [1, 0]
+    rows = [
+        Row(name, Score(1, dice, dice, hd95, 0.0, False), 0.0)
+        for name, dice, hd95 in (("near", 50.0, 2.0), ("far", 50.0, 9.0), ("good", 90.0, 1.0))
+    ]
+    assert Evaluation(tuple(rows), "diagonal", False, run().reliability).worst_first() == [1, 0, 2]
 
 
 def test_the_rule_decides_what_a_miss_costs():

@@ -1,5 +1,8 @@
 """The command itself: trains, stops, resumes, evaluates, and answers wrong input."""
 
+import base64
+import collections
+import csv
 import json
 import os
 import pathlib
@@ -114,7 +117,17 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     assert summary["facts"]["reported"]
     assert summary["facts"]["cases"] == 4
     assert len((folder / "cases.csv").read_text().splitlines()) == 1 + 4 * 3
-    assert len(list(folder.glob("*.png"))) == 1
+    # The one case that is drawn is the worst.
+    with (folder / "cases.csv").open(newline="") as file:
+        dice = collections.defaultdict(float)
+        for row in csv.DictReader(file):
+            dice[row["case"]] += float(row["dice"])
+    (overlay,) = folder.glob("*.png")
+    assert dice[overlay.stem] == min(dice.values())
+    report = (tmp_path / "whole" / "report.html").read_text()
+    assert f"<title>{method} on acdc</title>" in report
+    assert base64.b64encode(overlay.read_bytes()).decode() in report
+    assert f"{summary['overall']['dice']['mean']:.2f}" in report
     assert list((tmp_path / "whole" / "tensorboard").glob("events.*"))
     (folder / "summary.json").unlink()
     again = call(tmp_path / "whole", data, *flags, "--mode=evaluate")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cifp_jax.data.sources import Case
 from cifp_jax.evaluation import report
+from cifp_jax.evaluation.calibration import reliability
 from cifp_jax.evaluation.evaluate import Evaluation, Row
 from cifp_jax.evaluation.metrics import Score
 
@@ -25,6 +26,8 @@ EVALUATION = Evaluation(
     ),
     empty="diagonal",
     largest_component=True,
+    # One voxel, 0.75 sure of what is right.
+    reliability=reliability(np.array([[0.25, 0.75]]), np.array([1])),
 )
 FACTS = {"list": "test", "checkpoint": "last", "step": 700, "weights": "ema", "reported": True}
 
@@ -53,6 +56,7 @@ def test_csv_and_json(tmp_path: pathlib.Path):
     assert summary["overall"]["dice"] == {"mean": 57.5, "std": 12.5}
     assert summary["overall"]["missed"] == 1
     assert summary["seconds"] == {"mean": 3, "std": 1}
+    assert summary["calibration"]["ece"] == 0.25
     facts = summary["facts"]
     assert facts["protocol"] == report.PROTOCOL
     assert facts["cases"] == 2
@@ -76,11 +80,18 @@ def test_a_picture_that_breaks_off_leaves_nothing(tmp_path: pathlib.Path, monkey
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", break_off)
-    run = tmp_path / "metrics.jsonl"
-    run.write_text('{"step": 1, "loss": 1.0}\n')
+    records = case_of("a")
     with pytest.raises(OSError, match="disk full"):
-        report.draw_curves({"cifp": run}, tmp_path / "curves.png")
-    assert list(tmp_path.iterdir()) == [run]
+        report.draw_overlays(
+            predict, [Case("a", tmp_path / "a.h5")], lambda case: records[case.name], tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_figures_remove_the_pictures_of_the_old_ones(tmp_path: pathlib.Path):
+    (tmp_path / "a.png").write_bytes(b"of another checkpoint")
+    report.write_evaluation(EVALUATION, tmp_path, facts=FACTS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "summary.json"]
 
 
 def printed(draw, *args):
@@ -168,16 +179,6 @@ def test_comparison(tmp_path: pathlib.Path):
 def test_a_class_that_is_nowhere_or_everywhere_can_be_drawn(tmp_path: pathlib.Path):
     record = {"image": np.ones((2, 8, 8), np.float32), "label": np.ones((2, 8, 8), np.uint8)}
     sure = np.eye(2, dtype=np.float32)[np.zeros((2, 8, 8), int)]
-    case = Case("flat", pathlib.Path("flat.h5"))
+    case = Case("flat$_$", pathlib.Path("flat.h5"))  # no mathematics
     report.draw_overlays(lambda _: sure, [case], lambda _: record, tmp_path)
-    assert (tmp_path / "flat.png").is_file()
-
-
-def test_curves(tmp_path: pathlib.Path):
-    file = tmp_path / "metrics.jsonl"
-    rows = [{"step": s, "loss": 1 / s} for s in range(1, 20)] + [{"step": 9, "validation/dice": 7}]
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    report.draw_curves({"cifp": file}, tmp_path / "curves.png")
-    drawn(tmp_path / "curves.png")
-    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
-        report.draw_curves({"none": tmp_path / "none.jsonl"}, tmp_path / "none.png")
+    assert (tmp_path / "flat$_$.png").is_file()

@@ -1,4 +1,4 @@
-"""Cases to figures: predict, take the argmax, score, and average."""
+"""Cases to figures: predict, take the argmax, score, bin the confidence, and average."""
 
 import dataclasses
 import time
@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer, Shaped
 from scipy import ndimage
 
 from cifp_jax.data.sources import Case
-from cifp_jax.evaluation import metrics
+from cifp_jax.evaluation import calibration, metrics
 
 Predict = Callable[[Float[np.ndarray, "*spatial"]], Float[np.ndarray, "*spatial k"]]
 Read = Callable[[Case], dict[str, Shaped[np.ndarray, "..."]]]
@@ -33,10 +33,15 @@ class Evaluation:
     rows: tuple[Row, ...]  # case by case, the classes of each in order
     empty: str
     largest_component: bool
+    reliability: calibration.Reliability  # over the voxels of all cases
 
     def class_ids(self) -> list[int]:
         """The foreground classes."""
         return sorted({row.score.class_id for row in self.rows})
+
+    def cases(self) -> list[str]:
+        """Names of the cases, in the order of the tables."""
+        return [row.case for row in self.rows[:: len(self.class_ids())]]
 
     def table(self, figure: str) -> Float[np.ndarray, "cases classes"]:
         """One of `FIGURES`, or `missed`, for every case and class."""
@@ -46,6 +51,14 @@ class Evaluation:
     def seconds(self) -> Float[np.ndarray, " cases"]:
         """Time of each case's prediction."""
         return np.array([row.seconds for row in self.rows[:: len(self.class_ids())]])
+
+    def worst_first(self) -> list[int]:
+        """Indices of the cases, that with the lowest mean Dice over classes first.
+
+        Of cases with equal Dice, that with the largest mean 95HD.
+        """
+        dice, hd95 = (self.table(name).mean(axis=1) for name in ("dice", "hd95"))
+        return np.lexsort((-hd95, dice)).tolist()
 
     def means(self) -> dict[str, float]:
         """Each of `FIGURES` as its mean over cases, then over classes; `missed`, their number."""
@@ -70,13 +83,9 @@ def largest_component(prediction: Integer[np.ndarray, "*s"]) -> Integer[np.ndarr
 
 
 def _predict(
-    predict_volume: Predict,
-    image: Float[np.ndarray, "..."],
-    shape: tuple[int, ...],
-    classes: int,
-    largest: bool,
-) -> tuple[Integer[np.ndarray, "..."], float]:
-    """The predicted label map, and the seconds that the prediction took."""
+    predict_volume: Predict, image: Float[np.ndarray, "..."], shape: tuple[int, ...], classes: int
+) -> tuple[Float[np.ndarray, "..."], float]:
+    """The probabilities, and the seconds that the prediction took."""
     start = time.perf_counter()
     probabilities = np.asarray(predict_volume(image))
     seconds = time.perf_counter() - start
@@ -84,8 +93,14 @@ def _predict(
         raise ValueError(
             f"its probabilities have shape {probabilities.shape}, not {(*shape, classes)}"
         )
+    return probabilities, seconds
+
+
+def _label_map(
+    probabilities: Float[np.ndarray, "*s k"], largest: bool
+) -> Integer[np.ndarray, "*s"]:
     prediction = probabilities.argmax(axis=-1)
-    return (largest_component(prediction) if largest else prediction), seconds
+    return largest_component(prediction) if largest else prediction
 
 
 def evaluate_cases(
@@ -117,20 +132,18 @@ def evaluate_cases(
     if not cases:
         raise ValueError("There are no cases to evaluate: name at least one.")
     rows: list[Row] = []
+    reliability = calibration.no_voxels()
     for case in cases:
         record = read(case)
         try:
-            prediction, seconds = _predict(
-                predict_volume,
-                record["image"],
-                record["label"].shape,
-                classes,
-                largest_component,
-            )
-            scores = metrics.score(prediction, record["label"], classes, empty=empty)
+            label = record["label"]
+            probabilities, seconds = _predict(predict_volume, record["image"], label.shape, classes)
+            prediction = _label_map(probabilities, largest_component)
+            scores = metrics.score(prediction, label, classes, empty=empty)
+            reliability += calibration.reliability(probabilities, label)
         except Exception as error:
             raise RuntimeError(
                 f"{case.path}: case {case.name!r} could not be evaluated: {error}"
             ) from error
         rows += [Row(case.name, score, seconds) for score in scores]
-    return Evaluation(tuple(rows), empty, largest_component)
+    return Evaluation(tuple(rows), empty, largest_component, reliability)

@@ -1,7 +1,6 @@
 """Figures as files, tables and pictures. Every file appears whole or not at all."""
 
 import csv
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from cifp_jax.evaluation.evaluate import FIGURES, Evaluation, Predict, Read
 # Changes whenever the same predictions would give other figures.
 PROTOCOL = "cifp-jax-1"
 
-_TITLES = {"dice": "Dice %", "jaccard": "Jaccard %", "hd95": "95HD", "asd": "ASD"}
+TITLES = {"dice": "Dice %", "jaccard": "Jaccard %", "hd95": "95HD", "asd": "ASD"}
 _COLORS = ("tab:red", "tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:cyan")
 
 
@@ -35,7 +34,8 @@ def summarise(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any
       `facts`: the protocol's version, the rules, the number of cases, and those given;
       `classes`: by class, `{figure: {mean, std}}` over cases, and `missed`, the number of cases;
       `overall`: likewise of each case's mean over classes, `missed` summed over classes;
-      `seconds`: of a case's prediction.
+      `seconds`: of a case's prediction;
+      `calibration`: the expected calibration error and its bins, over the voxels of all cases.
     """
     tables = {name: evaluation.table(name) for name in FIGURES}
     missed = evaluation.table("missed").sum(axis=0).astype(int).tolist()
@@ -55,6 +55,7 @@ def summarise(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any
         "overall": {name: _spread(tables[name].mean(axis=1)) for name in FIGURES}
         | {"missed": sum(missed)},
         "seconds": _spread(evaluation.seconds()),
+        "calibration": evaluation.reliability.describe(),
     }
 
 
@@ -62,6 +63,8 @@ def write_evaluation(
     evaluation: Evaluation, folder: pathlib.Path, *, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes `cases.csv` (a line per case and class) and `summary.json` to `folder`.
+
+    Overlays in it are of the figures that are replaced, and removed.
 
     Args:
       evaluation: the figures.
@@ -71,6 +74,8 @@ def write_evaluation(
     Returns:
       The summary, see `summarise`.
     """
+    for overlay in folder.glob("*.png"):
+        overlay.unlink()
     with whole(folder / "cases.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "class", *FIGURES, "missed", "seconds"])
@@ -83,7 +88,8 @@ def write_evaluation(
     return summary
 
 
-def _figures(part: Mapping[str, Any]) -> list[str]:
+def figure_texts(part: Mapping[str, Any]) -> list[str]:
+    """`mean ± std` of each of `FIGURES`, and `missed`, of a part of a summary."""
     values = [f"{part[name]['mean']:.2f} ± {part[name]['std']:.2f}" for name in FIGURES]
     return [*values, str(part["missed"])]
 
@@ -93,16 +99,16 @@ def print_table(
 ) -> None:
     """Prints summaries one below the other: overall, then by class. The reported one is bold."""
     table = Table(title=title, caption="mean ± std over cases; 95HD and ASD in voxels")
-    for column in ("", "step", "class", *_TITLES.values(), "missed"):
+    for column in ("", "step", "class", *TITLES.values(), "missed"):
         table.add_column(column, justify="left" if column in ("", "class") else "right")
     for name, summary in summaries.items():
         reported = bool(summary["facts"].get("reported"))
         style, mark = ("bold", " (reported)") if reported else (None, "")
         step = str(summary["facts"].get("step", ""))
-        table.add_row(f"{name}{mark}", step, "all", *_figures(summary["overall"]), style=style)
+        table.add_row(f"{name}{mark}", step, "all", *figure_texts(summary["overall"]), style=style)
         if len(summary["classes"]) > 1:
             for k, part in summary["classes"].items():
-                table.add_row("", "", k, *_figures(part), style="dim")
+                table.add_row("", "", k, *figure_texts(part), style="dim")
         table.add_section()
     console.print(table)
 
@@ -114,11 +120,11 @@ def print_comparison(console: Console, summaries: Mapping[str, Mapping[str, Any]
         title=f"{facts['cases']} {facts.get('list', '')} cases",
         caption="mean ± std over cases; 95HD and ASD in voxels",
     )
-    for column in ("method", "step", *_TITLES.values(), "missed"):
+    for column in ("method", "step", *TITLES.values(), "missed"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, summary in summaries.items():
         step = str(summary["facts"].get("step", ""))
-        table.add_row(name, step, *_figures(summary["overall"]))
+        table.add_row(name, step, *figure_texts(summary["overall"]))
     console.print(table)
 
 
@@ -204,7 +210,8 @@ def draw_overlays(
         prediction, uncertainty = drawing.predicted(predict_volume(record["image"]))
         slices = choose_slices(drawing.label, prediction, uncertainty)
         figure, axes = _grid(len(slices), 2)
-        figure.suptitle(f"{case.name}\nsolid: prediction, dotted: label; right: uncertainty")
+        title = f"{case.name}\nsolid: prediction, dotted: label; right: uncertainty"
+        figure.suptitle(title, parse_math=False)
         for (left, right), z in zip(axes, slices, strict=True):
             drawing.show(left, z, {"solid": prediction, "dotted": drawing.label})
             left.set_title(f"slice {z}")
@@ -234,21 +241,4 @@ def draw_comparison(
     for i, name in enumerate(predict_volumes):
         axes[0, 1 + 2 * i].set_title(name)
         axes[0, 2 + 2 * i].set_title("uncertainty")
-    _save(figure, path)
-
-
-def draw_curves(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> None:
-    """Draws loss and validation Dice (%) over steps, a line for each run's `metrics.jsonl`.
-
-    Raises:
-      FileNotFoundError: a run has no such file.
-    """
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for axes, key in zip(figure.subplots(1, 2), ("loss", "validation/dice"), strict=True):
-        for name, file in runs.items():
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            axes.plot([x for x, _ in points], [y for _, y in points], label=name)
-        axes.set(xlabel="step", ylabel=key)
-        axes.legend()
     _save(figure, path)

@@ -1,5 +1,6 @@
 """The life of a run: evaluate, save, next batch, step, log; then the table."""
 
+import json
 import pathlib
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
 from cifp_jax.evaluation import report
 from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
+from cifp_jax.evaluation.html_report import write_report
 from cifp_jax.training import build, prediction
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.prediction import Predict
@@ -69,7 +71,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     It trains until `config.training.steps`, from the last checkpoint where there is one.
 
     Everything is written to `workdir`: `config.json`, `metrics.jsonl`, `tensorboard/`,
-    `checkpoints/` (the last, and the best on validation) and, at the end, `evaluation/`.
+    `checkpoints/` (the last, and the best on validation) and, at the end, `evaluation/`
+    and `report.html`.
 
     Raises:
       ValueError, FileNotFoundError: the configuration or the data cannot work, said before
@@ -150,26 +153,30 @@ def _lists(config: Config) -> dict[str, tuple[sources.Case, ...]]:
 
 
 def _overlays(
-    config: Config, predict: Predict, cases: Sequence[sources.Case], folder: pathlib.Path
+    config: Config,
+    predict: Predict,
+    cases: Sequence[sources.Case],
+    evaluation: Evaluation,
+    folder: pathlib.Path,
 ) -> None:
-    if config.evaluation.overlays:
-        drawn = cases[: config.evaluation.overlays]
-        report.draw_overlays(predict, drawn, prediction.read_volume(config), folder)
+    """Draws the worst cases."""
+    drawn = [cases[i] for i in evaluation.worst_first()[: config.evaluation.overlays]]
+    report.draw_overlays(predict, drawn, prediction.read_volume(config), folder)
 
 
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the last and the best checkpoint on the validation and test lists.
 
-    Writes `evaluation/<last|best>/<list>/` (per-case CSV, summary JSON, overlays), prints the
-    table, and returns the summaries. The reported checkpoint is `config.evaluation.report`; where
-    there is no validation list there is no best one, and the last is reported.
+    Writes `evaluation/<last|best>/<list>/` (per-case CSV, summary JSON, overlays) and
+    `report.html`, prints the table, and returns the summaries. The reported checkpoint is
+    `config.evaluation.report`; where there is no validation list there is no best one, and the last
+    is reported. Where there is no list at all, the report alone is written.
     """
     lists = _lists(config)
-    if not lists:
-        return {}
     like = build.make_state(config)
     predictor = prediction.make_predictor(config)
     summaries: dict[str, Any] = {}
+    evaluations: dict[str, Evaluation] = {}
     done: dict[tuple[int, str], Evaluation] = {}  # the best checkpoint may be the last
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         steps = {"last": checkpoints.last(), "best": checkpoints.best()}
@@ -179,16 +186,18 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
             )
         chosen = config.evaluation.report if steps["best"] is not None else "last"
         for rule, step in steps.items():
-            if step is None:
+            if step is None or not lists:
                 continue
             state = checkpoints.restore(like, step)
             predict = predictor(prediction.network_variables(config, state))
             for name, cases in lists.items():
                 if (step, name) not in done:
                     done[step, name] = _evaluate(config, predict, cases)
-                folder = workdir / "evaluation" / rule / name
-                summaries[f"{rule}/{name}"] = report.write_evaluation(
-                    done[step, name],
+                key = f"{rule}/{name}"
+                evaluation = evaluations[key] = done[step, name]
+                folder = workdir / "evaluation" / key
+                summaries[key] = report.write_evaluation(
+                    evaluation,
                     folder,
                     facts={
                         "list": name,
@@ -202,8 +211,12 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
                     },
                 )
                 if rule == chosen:
-                    _overlays(config, predict, cases, folder)
-    report.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
+                    _overlays(config, predict, cases, evaluation, folder)
+    if summaries:
+        report.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
+    settings = json.loads(build.describe(config))
+    write_report(workdir, config=settings, summaries=summaries, evaluations=evaluations)
+    CONSOLE.print(f"report: {workdir / 'report.html'}")
     return summaries
 
 
@@ -242,7 +255,7 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
         facts = {"list": name, "checkpoint": file.name, "reported": True, **kept}
         evaluation = _evaluate(config, predict, cases)
         summaries[f"weights/{name}"] = report.write_evaluation(evaluation, folder, facts=facts)
-        _overlays(config, predict, cases, folder)
+        _overlays(config, predict, cases, evaluation, folder)
     if summaries:
         report.print_table(CONSOLE, summaries, f"{file.name}, {config.data.name}")
     return summaries
