@@ -123,6 +123,25 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     assert json.loads((folder / "summary.json").read_text())["overall"] == summary["overall"]
 
 
+@pytest.mark.slow
+def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
+    root = tmp_path / "LA"
+    # Smaller than the patch along one axis.
+    write_phantoms(root, 3, train=4, validation=1, shape=(24, 20, 12))
+    flags = (
+        *("--config=configs/la.py", "--config.data.patch_size=(16,16,16)"),
+        *("--config.method.name=supervised", "--config.training.steps=3"),
+        *("--config.evaluation.stride=(16,16,16)", "--config.data.validation=1"),
+    )
+    for name in ("False", "True"):
+        result = call(tmp_path / name, root, *flags, f"--config.data.on_device={name}")
+        assert result.returncode == 0, result.stderr
+    host, device = (final_state(tmp_path / name, 3) for name in ("False", "True"))
+    assert host.keys() == device.keys()
+    for name, value in host.items():
+        np.testing.assert_allclose(value, device[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("flag", "answer"),
     [
