@@ -50,6 +50,7 @@ def default_config() -> Config:
     config.data.batch_unlabeled = 12
     config.data.workers = 0  # Grain worker processes; 0 reads in threads of this process
     config.data.cache_gb = 4.0  # decoded scans kept in memory, per process
+    config.data.on_device = False  # la: scans in the device's memory, cropped there; no host work
     config.data.phantoms = 0  # > 0: so many synthetic training cases are written to `root` first
 
     # What `prepare` did to your own scans, so that `predict` does the same to new ones.

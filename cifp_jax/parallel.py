@@ -172,17 +172,24 @@ def check_batch(labeled: int, unlabeled: int, mode: str, accumulate: int = 1) ->
             )
 
 
-def compile_step(step: Callable, mode: str, mesh: Mesh) -> Callable[..., tuple[Any, Any]]:
-    """`step(state, batch, *, axis_name, shards)` compiled for one of the three modes.
+def compile_step(
+    step: Callable, mode: str, mesh: Mesh, *, shared: int = 0
+) -> Callable[..., tuple[Any, Any]]:
+    """`step(state, batch, *shared, axis_name, shards)` compiled for one of the three modes.
 
-    The state has no device axis in any of them and is donated: use the returned one.
+    The state has no device axis in any of them and is donated: use the returned one. So many more
+    arguments as `shared` says follow the batch, each whole on every device (`replicate`) and kept.
     """
     if mode == "none":
         return jax.jit(step, donate_argnums=0)
     if mode == "pmap":
         mapped = functools.partial(step, axis_name=AXIS)
         return jax.pmap(
-            mapped, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
+            mapped,
+            axis_name=AXIS,
+            in_axes=(None, 0, *[None] * shared),
+            out_axes=(None, None),
+            donate_argnums=0,
         )
     replicated, split = (
         NamedSharding(mesh, PartitionSpec()),
@@ -190,7 +197,7 @@ def compile_step(step: Callable, mode: str, mesh: Mesh) -> Callable[..., tuple[A
     )
     return jax.jit(
         functools.partial(step, shards=mesh.shape[AXIS]),
-        in_shardings=(replicated, split),
+        in_shardings=(replicated, split, *[replicated] * shared),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
@@ -207,9 +214,16 @@ def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
     return batch
 
 
-def replicate(state: PyTree, mode: str, mesh: Mesh) -> PyTree:
-    """The state where the compiled step expects it."""
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec())) if mode == "jit" else state
+def replicate(tree: PyTree, mode: str, mesh: Mesh) -> PyTree:
+    """A state, or what devices share, where the compiled step expects it: whole on each of them."""
+    return jax.device_put(tree, None if mode == "none" else NamedSharding(mesh, PartitionSpec()))
+
+
+def free_memory() -> int | None:
+    """Bytes left on the fullest device of this process; None where devices do not tell (CPUs)."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    free = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if s and "bytes_limit" in s]
+    return min(free, default=None)
 
 
 def to_host(tree: PyTree) -> Any:

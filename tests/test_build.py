@@ -2,6 +2,7 @@
 
 import pytest
 
+from cifp_jax import parallel
 from cifp_jax.config import default_config
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.training import build, loop
@@ -39,6 +40,7 @@ def root(tmp_path_factory):
         ("data.batch_labeled", 3, "config.data.batch_labeled=3 cannot be cut into pairs"),
         ("data.patch_size", (32,), "must be 2 positive numbers"),
         ("data.downsample", 2, "1 for slices"),
+        ("data.on_device", True, "not acdc; set config.data.on_device=False"),
         ("training.steps", 0, "config.training.steps must be at least 1"),
     ],
 )
@@ -49,6 +51,30 @@ def test_a_setting_that_cannot_work_is_named(key, value, answer, root):
     with pytest.raises(ValueError, match="config") as error:
         build.check_config(config)
     assert answer in str(error.value)
+
+
+def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):
+    write_phantoms(tmp_path, 3, train=3, validation=1, shape=(24, 20, 16))
+    config = small(tmp_path, name="la", on_device=True, patch_size=(16, 16, 16), validation=1)
+    config.model.update(name="vnet", classes=2)
+    build.check_config(config)
+    split, mesh = build.make_split(config), parallel.make_mesh()
+    scans = build.make_scans(config, split, mesh)
+    assert {k: v.shape for k, v in scans.items()} == {
+        "image": (3, 24, 20, 16),
+        "label": (2, 24, 20, 16),
+    }
+    monkeypatch.setattr(parallel, "free_memory", lambda: 2**10)
+    with pytest.raises(ValueError, match=r"3 scans of 24 x 20 x 16 .*on_device=False"):
+        build.make_scans(config, split, mesh)
+    config.data.on_device = False
+    assert build.make_scans(config, split, mesh) is None
+    config.data.update(on_device=True, patch_size=(16, 32, 16))
+    with pytest.raises(ValueError, match="first two sides must be equal"):
+        build.check_config(config)
+    config.data.name = "volumes"
+    with pytest.raises(ValueError, match="not volumes"):
+        build.check_config(config)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from cifp_jax.main import default_workdir
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
     "--config.model.filters=(2,2,4,4,4)",
-    "--config.data.patch_size=(32,32)",
     "--config.data.batch_labeled=2",
     "--config.data.batch_unlabeled=2",
     "--config.data.labeled=2",
@@ -29,12 +28,14 @@ SMALL = (
     "--config.evaluation.overlays=1",
     "--config.parallel=none",
 )
+PATCHES = {"acdc": "(32,32)", "la": "(16,16,16)"}
 
 
-def command(workdir: pathlib.Path, root: pathlib.Path, *more: str) -> list[str]:
+def command(workdir: pathlib.Path, root: pathlib.Path, *more: str, data: str = "acdc") -> list[str]:
     return [
-        *(sys.executable, "-m", "cifp_jax.main", "--config=configs/acdc.py"),
-        *(f"--workdir={workdir}", f"--config.data.root={root}", *SMALL, *more),
+        *(sys.executable, "-m", "cifp_jax.main", f"--config=configs/{data}.py"),
+        *(f"--workdir={workdir}", f"--config.data.root={root}", *SMALL),
+        *(f"--config.data.patch_size={PATCHES[data]}", *more),
     ]
 
 
@@ -44,9 +45,11 @@ def environment(root: pathlib.Path) -> dict[str, str]:
     return os.environ | cache | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
 
 
-def call(workdir: pathlib.Path, root: pathlib.Path, *more: str) -> subprocess.CompletedProcess:
+def call(
+    workdir: pathlib.Path, root: pathlib.Path, *more: str, data: str = "acdc"
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(workdir, root, *more),
+        command(workdir, root, *more, data=data),
         cwd=ROOT,
         env=environment(root),
         capture_output=True,
@@ -134,6 +137,25 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     assert again.returncode == 0, again.stderr
     assert "Dice" in again.stdout
     assert json.loads((folder / "summary.json").read_text())["overall"] == summary["overall"]
+
+
+@pytest.mark.slow
+def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
+    root = tmp_path / "LA"
+    # Smaller than the patch along one axis.
+    write_phantoms(root, 3, train=4, validation=1, shape=(24, 20, 12))
+    flags = (
+        *("--config.method.name=supervised", "--config.training.steps=3"),
+        *("--config.evaluation.stride=(16,16,16)", "--config.data.validation=1"),
+    )
+    for name in ("False", "True"):
+        placed = f"--config.data.on_device={name}"
+        result = call(tmp_path / name, root, *flags, placed, data="la")
+        assert result.returncode == 0, result.stderr
+    host, device = (final_state(tmp_path / name, 3) for name in ("False", "True"))
+    assert host.keys() == device.keys()
+    for name, value in host.items():
+        np.testing.assert_allclose(value, device[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,14 @@ def test_compiled_programs_lie_in_the_users_cache_unless_jax_is_told_where(monke
         assert config.jax_compilation_cache_dir == str(tmp_path / "cifp_jax")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    assert parallel.free_memory() is None  # CPUs do not tell
+    full, empty = ({"bytes_limit": 100, "bytes_in_use": used} for used in (70, 10))
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(empty), Device(full), Device(None)])
+    assert parallel.free_memory() == 30

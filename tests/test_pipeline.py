@@ -190,6 +190,35 @@ def test_scans(tmp_path):
     assert batch["labeled"]["label"].shape == (2, 8, 6, 4)
 
 
+def test_what_is_drawn_without_the_scans(tmp_path):
+    cases = []
+    for i, shape in enumerate([(11, 9, 4), (8, 8, 5), (8, 12, 2)]):
+        with h5py.File(tmp_path / f"{i}.h5", "w") as file:
+            file["image"] = np.zeros(shape, np.float32)
+        cases.append(Case(str(i), tmp_path / f"{i}.h5"))
+    split = Split(tuple(cases[:1]), tuple(cases[1:]), (), ())
+    drawn = take(make(split, patch_size=(8, 8, 4), on_device=True), 30)
+    found = jax.tree.map(lambda a: (a.shape, a.dtype.name), drawn[0]["unlabeled"])
+    one = ((4,), "int32")
+    rest = {"case": one, "quarter_turns": one, "mirrored_axis": one, "index": one}
+    assert found == rest | {"start": ((4, 3), "int32")}
+    all_drawn = jax.tree.map(lambda *a: np.concatenate(a), *drawn)
+    # The starts that leave room for the crop, and no others, of each of the scans.
+    for stream, case, last in [
+        ("labeled", 0, (3, 1, 0)),
+        ("unlabeled", 1, (0, 0, 1)),
+        ("unlabeled", 2, (0, 4, 0)),
+    ]:
+        start = all_drawn[stream]["start"][all_drawn[stream]["case"] == case]
+        for axis, most in enumerate(last):
+            assert set(start[:, axis]) == set(range(most + 1))
+    assert set(all_drawn["labeled"]["case"]) == {0}
+    assert set(all_drawn["unlabeled"]["case"]) == {1, 2}
+    assert set(all_drawn["labeled"]["quarter_turns"]) == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="three sides, no crop"):
+        make(split, patch_size=(8, 8, 4), on_device=True, crop=True)
+
+
 @pytest.mark.parametrize("changes", [{"batch_labeled": 0}, {"process_count": 3}])
 def test_batches_that_cannot_be_shared_out(split, changes):
     with pytest.raises(ValueError, match="evenly to"):

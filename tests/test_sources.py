@@ -36,6 +36,15 @@ def test_averages_down(tmp_path):
     assert arrays["label"].shape == (1, 1, 2)
 
 
+def test_shapes_are_read_without_the_voxels(tmp_path):
+    case = write(tmp_path / "a.h5", image=IMAGE)
+    assert sources.image_shape(case) == sources.scan_shape(case) == (2, 3, 4)
+    assert sources.scan_shape(case, downsample=2) == (1, 1, 2)
+    case.path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.h5: it cannot be read as HDF5"):
+        sources.scan_shape(case)
+
+
 def test_unlabelled_record_needs_no_label(tmp_path):
     case = write(tmp_path / "a.h5", image=IMAGE)
     assert list(sources.read_case(case, classes=2, rank=3, labels=False)) == ["image"]

@@ -80,15 +80,33 @@ def _example(
     *,
     augment: Callable[[np.random.Generator, Arrays], Arrays],
     channels: int,
-    seed: int,
-    stream: int,
+    seed: Sequence[int],
 ) -> Arrays:
-    arrays = augment(np.random.default_rng([seed, stream, position]), arrays)
+    arrays = augment(np.random.default_rng([*seed, position]), arrays)
     image = arrays["image"] if channels > 1 else arrays["image"][..., None]
     example = {"image": image, "index": np.asarray(position, np.int32)}
     if "label" in arrays:
         example["label"] = arrays["label"].astype(np.int32)
     return example
+
+
+def _decisions(
+    position: int,
+    scan: tuple[int, tuple[int, ...]],
+    *,
+    patch_size: Sequence[int],
+    seed: Sequence[int],
+) -> Arrays:
+    case, shape = scan
+    drawn = transforms.draw_scan_crop(np.random.default_rng([*seed, position]), shape, patch_size)
+    numbers = {
+        "case": case,
+        "start": drawn.start,
+        "quarter_turns": drawn.quarter_turns,
+        "mirrored_axis": drawn.mirrored_axis,
+        "index": position,
+    }
+    return {key: np.asarray(number, np.int32) for key, number in numbers.items()}
 
 
 def _join(streams: tuple[Arrays, Arrays]) -> Batch:
@@ -106,6 +124,7 @@ def make_train_iterator(
     channels: int = 1,
     crop: bool = False,
     downsample: int = 1,
+    on_device: bool = False,
     workers: int = 0,
     cache_bytes: int = 4 * 10**9,
     process_index: int = 0,
@@ -122,6 +141,11 @@ def make_train_iterator(
     stream. A batch follows from the seed and its number alone, whatever the workers; with several
     processes each gets its contiguous share of the batch that a single one would get.
 
+    With `on_device` both streams hold, in place of images and labels, what is drawn for the same
+    crops, all int32: `case` (b,), the scan's number in `split.labeled + split.unlabeled`, `start`
+    (b, 3), `quarter_turns` (b,), `mirrored_axis` (b,) and `index` (b,). The shapes of the scans are
+    all that is read of them; `training.resident` cuts the crops.
+
     Args:
       split: labelled and unlabelled cases. Where no case is unlabelled (a fully supervised run),
         the labelled ones stand in the unlabelled stream, without their labels.
@@ -133,19 +157,23 @@ def make_train_iterator(
       batch_unlabeled: unlabelled examples likewise.
       seed: not negative; order and augmentation of both streams follow from it.
       downsample: factor by which scans are averaged down when they are read.
+      on_device: draw the crops only; for three sides without `crop`.
       workers: Grain worker processes; 0 reads in threads of this process. Each process keeps its
         own cache.
       cache_bytes: decoded scans kept in memory, in bytes, per process.
       process_index: this process, of `process_count`.
 
     Raises:
-      ValueError: batch sizes that the processes do not divide; and, when the bad record's turn
-        comes, what `sources.read_case` raises.
+      ValueError: batch sizes that the processes do not divide; `on_device` where crops are not
+        those of `transforms.weak_scan`; and, when the bad record's turn comes, what
+        `sources.read_case` raises.
     """
     rank = len(patch_size)
     weak = {2: transforms.weak_slice, 3: transforms.weak_scan}.get(rank)
     if weak is None:
         raise ValueError(f"patch_size {tuple(patch_size)} must have two sides or three.")
+    if on_device and (crop or rank != 3):
+        raise ValueError("on_device needs the crops of transforms.weak_scan: three sides, no crop.")
     augment = functools.partial(
         transforms.weak_crop if crop else weak, patch_size=tuple(patch_size)
     )
@@ -158,21 +186,29 @@ def make_train_iterator(
                 f"process(es): make data.batch_labeled and data.batch_unlabeled positive "
                 f"multiples of {process_count}."
             )
-        read = functools.partial(
-            sources.read_case,
-            classes=classes,
-            rank=rank,
-            labels=number == _LABELED,
-            downsample=downsample,
-            channels=channels,
-        )
-        example = functools.partial(
-            _example, augment=augment, channels=channels, seed=seed, stream=number
-        )
+        example: Callable[[int, Any], Arrays]
+        if on_device:
+            first = len(split.labeled) if number == _UNLABELED and split.unlabeled else 0
+            shapes = [sources.scan_shape(case, downsample) for case in cases]
+            source: Any = list(enumerate(shapes, first))
+            example = functools.partial(_decisions, patch_size=patch_size, seed=(seed, number))
+        else:
+            read = functools.partial(
+                sources.read_case,
+                classes=classes,
+                rank=rank,
+                labels=number == _LABELED,
+                downsample=downsample,
+                channels=channels,
+            )
+            source = sources.CaseSource(cases, read, cache)
+            example = functools.partial(
+                _example, augment=augment, channels=channels, seed=(seed, number)
+            )
         # Grain adds the epoch to the shuffle's seed, so seeds of two streams must not be close.
         shuffle_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         return (
-            grain.MapDataset.source(sources.CaseSource(cases, read, cache))
+            grain.MapDataset.source(source)
             .shuffle(shuffle_seed)
             .repeat()
             .slice(slice(_LAST_POSITION))

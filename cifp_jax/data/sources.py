@@ -26,17 +26,35 @@ def _refuse(case: Case, what: str) -> NoReturn:
     )
 
 
-def slices_of(case: Case) -> tuple[Case, ...]:
-    """The slices of a volume, along its first axis, as cases of their own.
+def image_shape(case: Case) -> tuple[int, ...]:
+    """Shape of the image in a case's file, channels included, without decoding it.
 
     Raises:
       ValueError: the file is no HDF5 file with an image.
     """
     try:
         with h5py.File(case.path) as file:
-            count = file["image"].shape[0]  # pyright: ignore[reportAttributeAccessIssue]
+            return file["image"].shape  # pyright: ignore[reportAttributeAccessIssue]
     except (OSError, KeyError) as error:
         _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
+
+
+def scan_shape(case: Case, downsample: int = 1) -> tuple[int, ...]:
+    """Shape of a scan as `read_case` gives it, from its file's header.
+
+    Raises:
+      ValueError: the file is no HDF5 file with an image.
+    """
+    return tuple(n // downsample for n in image_shape(case))
+
+
+def slices_of(case: Case) -> tuple[Case, ...]:
+    """The slices of a volume, along its first axis, as cases of their own.
+
+    Raises:
+      ValueError: the file is no HDF5 file with an image.
+    """
+    count = image_shape(case)[0]
     return tuple(Case(f"{case.name}_slice_{z}", case.path, z) for z in range(count))
 
 

@@ -7,6 +7,7 @@ Arrays are never changed in place.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -65,6 +66,28 @@ def _turn(arrays: Arrays, quarter_turns: int, mirrored_axis: int) -> Arrays:
     return {k: np.flip(np.rot90(a, quarter_turns), mirrored_axis) for k, a in arrays.items()}
 
 
+class ScanCrop(NamedTuple):
+    """What is drawn for one crop of a scan of shape (X, Y, Z)."""
+
+    start: tuple[int, ...]  # first voxel of the box along X, Y, Z
+    size: tuple[int, ...]  # of the box, before it is turned
+    quarter_turns: int  # 0 to 3, in X-Y
+    mirrored_axis: int  # 0 or 1, after the turn
+
+
+def draw_scan_crop(
+    rng: np.random.Generator, shape: Sequence[int], patch_size: Sequence[int]
+) -> ScanCrop:
+    """Draws what `weak_scan` does to a scan of this shape; all places are equally likely."""
+    quarter_turns, mirrored_axis = int(rng.integers(4)), int(rng.integers(2))
+    x, y, z = patch_size
+    size = (x, y, z) if quarter_turns % 2 == 0 else (y, x, z)
+    room = [max(n - p, 0) for n, p in zip(shape, size, strict=True)]
+    return ScanCrop(
+        tuple(int(rng.integers(n + 1)) for n in room), size, quarter_turns, mirrored_axis
+    )
+
+
 def weak_scan(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
     """LA protocol: random crop, rotation by 0 to 3 quarter turns in X-Y, a flip along X or Y.
 
@@ -77,22 +100,23 @@ def weak_scan(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
       arrays: record of shape (X, Y, Z).
       patch_size: shape of the result.
     """
-    quarter_turns, mirrored_axis = int(rng.integers(4)), int(rng.integers(2))
-    x, y, z = patch_size
-    before_turn = (x, y, z) if quarter_turns % 2 == 0 else (y, x, z)
-    shape = arrays["image"].shape
-    starts = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, before_turn, strict=True)]
-    return _turn(_crop(arrays, starts, before_turn), quarter_turns, mirrored_axis)
+    drawn = draw_scan_crop(rng, arrays["image"].shape, patch_size)
+    box = _crop(arrays, drawn.start, drawn.size)
+    return _turn(box, drawn.quarter_turns, drawn.mirrored_axis)
+
+
+def padding(shape: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
+    """Voxels that each side lacks to `size`, before and behind it; the odd one stands behind."""
+    lacking = [max(p - n, 0) for n, p in zip(shape, size, strict=True)]
+    return [(n // 2, n - n // 2) for n in lacking]
 
 
 def _crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
     """A box from `starts` on; what it lacks in size is padded with zeros on both ends."""
     crop = tuple(slice(s, s + p) for s, p in zip(starts, size, strict=True))
-    shape = arrays["image"].shape[: len(size)]
-    lacking = [max(p - n, 0) for n, p in zip(shape, size, strict=True)]
+    widths = padding(arrays["image"].shape[: len(size)], size)
     arrays = {k: a[crop] for k, a in arrays.items()}
-    if any(lacking):
-        widths = [(n // 2, n - n // 2) for n in lacking]
+    if any(after for _, after in widths):
         arrays = {
             k: np.pad(a, widths + [(0, 0)] * (a.ndim - len(widths))) for k, a in arrays.items()
         }

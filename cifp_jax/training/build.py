@@ -17,6 +17,7 @@ from cifp_jax.methods import Method
 from cifp_jax.models.network import PRECISIONS
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
+from cifp_jax.training import resident
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import TrainState, create_train_state
 from cifp_jax.training.step import find_method, make_train_step, method_settings
@@ -76,6 +77,17 @@ def check_config(config: Config) -> None:
     if config.data.downsample > 1 and layout.own:
         raise ValueError(
             "config.data.downsample must be 1 for your own data; prepare it at a larger spacing."
+        )
+    if config.data.on_device and (rank != 3 or layout.own):
+        raise ValueError(
+            f"config.data.on_device serves the 3D scans of la, whose crops are turned by quarter "
+            f"turns only, and not {config.data.name}; set config.data.on_device=False."
+        )
+    if config.data.on_device and config.data.patch_size[0] != config.data.patch_size[1]:
+        raise ValueError(
+            f"config.data.patch_size={tuple(config.data.patch_size)}: on the device crops are "
+            f"turned after they are cut, so their first two sides must be equal; make them so, "
+            f"or set config.data.on_device=False."
         )
     for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
         if config.training[key] < 1:
@@ -137,11 +149,28 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
         batch_labeled=data.batch_labeled,
         batch_unlabeled=data.batch_unlabeled,
         seed=config.seed,
+        on_device=data.on_device,
         workers=data.workers,
         cache_bytes=int(data.cache_gb * 2**30),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def make_scans(config: Config, split: splits.Split, mesh: jax.sharding.Mesh) -> Any:
+    """What the step takes besides state and batch: the training scans, where they lie on the
+    device (`config.data.on_device`), else None, an empty tree.
+
+    Raises:
+      ValueError: they do not fit into the device's memory.
+    """
+    data = config.data
+    if not data.on_device:
+        return None
+    shape = {"patch_size": tuple(data.patch_size), "downsample": data.downsample}
+    resident.check_memory(split, free=parallel.free_memory(), **shape)
+    scans = resident.stack_scans(split, classes=config.model.classes, **shape)
+    return parallel.replicate(scans, config.parallel, mesh)
 
 
 def make_model(config: Config) -> nn.Module:
@@ -171,9 +200,12 @@ def make_state(config: Config) -> TrainState:
 
 
 def make_step(config: Config) -> Callable[..., Any]:
-    """The pure step, for `parallel.compile_step`."""
+    """The pure step, for `parallel.compile_step`: `step(state, batch, scans=None, **layout)`.
+
+    With the scans of `make_scans`, `batch` holds what the iterator drew, and is cut from them.
+    """
     model, method, optimizer = make_parts(config)
-    return make_train_step(
+    train_step = make_train_step(
         model,
         method,
         optimizer,
@@ -183,6 +215,14 @@ def make_step(config: Config) -> Callable[..., Any]:
         remat=config.training.remat,
         accumulate=config.training.accumulate,
     )
+    patch_size = tuple(config.data.patch_size)
+
+    def step(state: TrainState, batch: Any, scans: Any = None, **layout: Any) -> Any:
+        if scans is not None:
+            batch = resident.crop_batch(scans, batch, patch_size)
+        return train_step(state, batch, **layout)
+
+    return step
 
 
 def check_step(config: Config, state: TrainState) -> None:

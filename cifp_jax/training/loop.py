@@ -84,6 +84,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     state, iterator = build.make_state(config), build.make_iterator(config, split)
     build.check_step(config, state)
     mesh = parallel.make_mesh()
+    scans = build.make_scans(config, split, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         last = checkpoints.last()
@@ -92,7 +93,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
             CONSOLE.print(f"resumed {workdir} at step {last}")
         (workdir / "config.json").write_text(build.describe(config))
         with MetricWriter(workdir, int(state.step)) as writer, _stop_on_signal() as stop:
-            finished = _run(config, split, state, iterator, mesh, checkpoints, writer, stop)
+            finished = _run(config, split, state, iterator, scans, mesh, checkpoints, writer, stop)
     if finished:
         return evaluate(config, workdir)
     CONSOLE.print(f"stopped and saved; the same command goes on from {workdir}")
@@ -104,6 +105,7 @@ def _run(
     split: splits.Split,
     state: TrainState,
     iterator: Any,
+    scans: Any,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     writer: MetricWriter,
@@ -111,7 +113,7 @@ def _run(
 ) -> bool:
     """Steps to the end, or to a signal; says whether the end was reached."""
     training, first = config.training, int(state.step)
-    train_step = parallel.compile_step(build.make_step(config), config.parallel, mesh)
+    train_step = parallel.compile_step(build.make_step(config), config.parallel, mesh, shared=1)
     predictor = prediction.make_predictor(config) if split.validation else None
     state = parallel.replicate(state, config.parallel, mesh)
     images = (config.data.batch_labeled + config.data.batch_unlabeled) * training.log_every
@@ -133,7 +135,7 @@ def _run(
         if ended:
             break
         batch = parallel.shard_batch(next(iterator), config.parallel, mesh)
-        state, metrics = train_step(state, batch)
+        state, metrics = train_step(state, batch, scans)
         pending.append(metrics)
         if (step + 1) % training.log_every == 0:
             scalars = _means(pending)
