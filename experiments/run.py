@@ -146,6 +146,7 @@ def run_table(
       ValueError: a result there is of another protocol.
     """
     outcome: dict[str, str] = {}
+    results.mkdir(parents=True, exist_ok=True)
     with locked(runs):
         known = read_results(results)
         left = [cell for cell in cells if cell.name not in known]
