@@ -122,10 +122,12 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
     np.testing.assert_allclose(half, exact, atol=5e-3)
 
     # As a reader of the released file would: its network, on a machine of its own.
-    flags = (f"--config.data.root={config.data.root}", "--config.data.labeled=2")
-    run_ = ("--config.parallel=none", "--mode=evaluate")
-    places = (f"--weights={tmp_path / 'half'}", f"--workdir={tmp_path / 'read'}")
-    command = (sys.executable, "-m", "cifp_jax.main", "--config=configs/acdc.py", *flags, *run_, *places)
+    command = [
+        *(sys.executable, "-m", "cifp_jax.main", "--config=configs/acdc.py"),
+        *(f"--config.data.root={config.data.root}", "--config.data.labeled=2"),
+        *("--config.parallel=none", "--mode=evaluate", f"--weights={tmp_path / 'half'}"),
+        f"--workdir={tmp_path / 'read'}",
+    ]
     subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], check=True)
     read = tmp_path / "read" / "evaluation" / "weights" / "validation" / "summary.json"
     summary = json.loads(read.read_text())
