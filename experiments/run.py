@@ -1,31 +1,37 @@
 """Runs the cells of a table that have no result yet: `python -m experiments.run --table=acdc`.
 
     python -m experiments.run --table=acdc --budget=laptop --seeds=0,1,2 --only=cifp,supervised
+    python -m experiments.run --table=protocol --budget=full --minutes=8
     python -m experiments.run --table=smoke
 
 Each cell is one run of `cifp_jax.main` in a folder of its own, with its log; a result is one JSON
-in `experiments/results/<table>_<budget>/`. Stop it at any time: the same command goes on where the
-cell stopped. A cell that fails leaves `status.json` and its log, is tried again by the next call,
-and does not keep the others from running.
+in `experiments/results/<data, or ablation>_<budget>/`. Stop it at any time, or let `--minutes` do
+so: the same command goes on where the cell stopped. A cell that fails leaves `status.json` and its
+log, is tried again by the next call, and does not keep the others from running.
+
+Where `test.list` lies beside a data set's other lists, its cases are scored. LA's full budget has
+no other cases to score: without that list a cell ends as trained, without a result, and its network
+is exported (`cifp_jax.export`).
 """
 
 import argparse
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
+from typing import Any
 
 from cifp_jax.evaluation.report import write_json
 from experiments import tables
 from experiments.collect import collect, read_results
 from experiments.report import RESULTS
+from experiments.stop import Stop, stoppable
 
 
 def quick(cache: pathlib.Path) -> dict[str, str]:
@@ -52,27 +58,6 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-class Stop:
-    """Passes the first SIGINT or SIGTERM on to the running cell, which saves and ends."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._child: subprocess.Popen | None = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if self._child is not None and not self.asked:
-            self._child.send_signal(signal.SIGTERM)
-        self.asked = True
-
-    def wait(self, child: subprocess.Popen) -> int:
-        """The child's exit status."""
-        self._child = child
-        code = child.wait()
-        self._child = None
-        return code
-
-
 def command(cell: tables.Cell, folder: pathlib.Path) -> list[str]:
     """The command line of a cell."""
     settings = [f"--config.{key}={value}" for key, value in cell.settings.items()]
@@ -80,6 +65,21 @@ def command(cell: tables.Cell, folder: pathlib.Path) -> list[str]:
         *(sys.executable, "-m", "cifp_jax.main", f"--config={cell.config}"),
         *(f"--workdir={folder}", *settings),
     ]
+
+
+def at_its_end(folder: pathlib.Path) -> bool:
+    """Whether a run has made all of its steps and saved the last."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return False
+    steps = json.loads(file.read_text())["training"]["steps"]
+    return (folder / "checkpoints" / str(steps)).is_dir()
+
+
+def status_of(folder: pathlib.Path) -> dict[str, Any]:
+    """What the last call left in a cell's folder; `seconds` of all tries."""
+    file = folder / "status.json"
+    return json.loads(file.read_text()) if file.is_file() else {"status": "new", "seconds": 0.0}
 
 
 def run_cell(
@@ -93,11 +93,11 @@ def run_cell(
     """Runs a cell to its end and writes its result.
 
     Returns:
-      done, stopped or failed; it stands in `status.json` too, with the seconds of all tries.
+      done, trained (to its end, with nothing to score), stopped or failed; it stands in
+      `status.json` too, with the seconds of all tries.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    status_file = folder / "status.json"
-    before = json.loads(status_file.read_text())["seconds"] if status_file.is_file() else 0.0
+    before = status_of(folder)["seconds"]
     start = time.monotonic()
     with (folder / "log.txt").open("a") as log:
         child = subprocess.Popen(
@@ -110,11 +110,14 @@ def run_cell(
         code = stop.wait(child)
     seconds = before + time.monotonic() - start
     status = "stopped" if stop.asked else "failed"
-    if code == 0 and not stop.asked:
-        with contextlib.suppress(FileNotFoundError):
+    if code == 0:
+        try:
             write_json(result, collect(folder, label=cell.label, seconds=seconds))
             status = "done"
-    write_json(status_file, {"status": status, "exit": code, "seconds": seconds})
+        except FileNotFoundError:
+            if not stop.asked and at_its_end(folder):
+                status = "trained"
+    write_json(folder / "status.json", {"status": status, "exit": code, "seconds": seconds})
     return status
 
 
@@ -124,6 +127,7 @@ def run_table(
     results: pathlib.Path,
     *,
     environment: dict[str, str],
+    stop: Stop,
 ) -> dict[str, str]:
     """Runs those of `cells` that have no result, one after the other.
 
@@ -132,33 +136,33 @@ def run_table(
       runs: folder of their workdirs, held while this runs.
       results: folder of their results.
       environment: variables of the runs.
+      stop: ends it early.
 
     Returns:
-      What became of each cell that was run.
+      What became of each cell that has had no result; waiting, where it was not started.
 
     Raises:
       RuntimeError: another process holds `runs`.
       ValueError: a result there is of another protocol.
     """
     outcome: dict[str, str] = {}
-    stop = Stop()
-    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with locked(runs):
-            known = read_results(results)
-            left = [cell for cell in cells if cell.name not in known]
-            for number, cell in enumerate(left, start=1):
-                if stop.asked:
-                    break
-                folder = runs / cell.name
-                print(f"{number}/{len(left)} {cell.name}", end=" ", flush=True)
-                arguments = command(cell, folder)
-                result = results / f"{cell.name}.json"
-                outcome[cell.name] = run_cell(cell, folder, result, stop, arguments, environment)
-                print(outcome[cell.name], flush=True)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    results.mkdir(parents=True, exist_ok=True)
+    with locked(runs):
+        known = read_results(results)
+        left = [cell for cell in cells if cell.name not in known]
+        for number, cell in enumerate(left, start=1):
+            folder = runs / cell.name
+            if status_of(folder)["status"] == "trained" and "data.test_list" not in cell.settings:
+                outcome[cell.name] = "trained"
+                continue
+            if not stop.room():
+                outcome[cell.name] = "waiting"
+                continue
+            print(f"{number}/{len(left)} {cell.name}", end=" ", flush=True)
+            arguments = command(cell, folder)
+            result = results / f"{cell.name}.json"
+            outcome[cell.name] = run_cell(cell, folder, result, stop, arguments, environment)
+            print(outcome[cell.name], flush=True)
     return outcome
 
 
@@ -170,16 +174,27 @@ def choose(
     Raises:
       ValueError: none does; names those there are.
     """
-    cells = tables.cells(table, budget, seeds)
-    if table != "smoke":
-        kind = "la" if table == "la" else "acdc"
-        root = {"data.root": data / tables.FOLDERS[kind]}
-        cells = [cell._replace(settings=cell.settings | root) for cell in cells]
+    cells = []
+    for cell in tables.cells(table, budget, seeds):
+        settings = dict(cell.settings)
+        if cell.data in tables.FOLDERS:
+            root = data / tables.FOLDERS[cell.data]
+            settings["data.root"] = root
+            if (root / "test.list").is_file():
+                settings["data.test_list"] = "test.list"
+        cells.append(cell._replace(settings=settings))
     chosen = [c for c in cells if not only or any(part in c.name for part in only.split(","))]
     if not chosen:
         names = ", ".join(cell.name for cell in cells)
         raise ValueError(f"no cell of {table} is named like {only!r}; there are: {names}.")
     return chosen
+
+
+def folder_name(cell: tables.Cell, given: argparse.Namespace) -> str:
+    """Of a cell's run and result: cells of the table protocol are those of their data's table."""
+    if given.table == "smoke":
+        return "smoke"
+    return f"{cell.data if given.table == 'protocol' else given.table}_{given.budget}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -192,21 +207,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="parts of cell names, for example cifp,acdc3")
     parser.add_argument("--data", type=pathlib.Path, default="data", help="holds ACDC/ and LA/")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/experiments")
+    parser.add_argument("--minutes", type=float, help="stop by then; what is left goes on later")
     given = parser.parse_args(arguments)
-    name = "smoke" if given.table == "smoke" else f"{given.table}_{given.budget}"
-    # A smoke test is no result: its JSON stays beside its runs.
-    runs = given.runs / name
-    results = runs / "results" if given.table == "smoke" else RESULTS / name
+    outcome: dict[str, str] = {}
     try:
         seeds = tuple(int(seed) for seed in given.seeds.split(","))
         cells = choose(given.table, given.budget, seeds, given.only, given.data)
-        environment = quick(runs / "xla") if given.table == "smoke" else {}
-        outcome = run_table(cells, runs, results, environment=environment)
+        with stoppable(given.minutes) as stop:
+            for name, part in itertools.groupby(cells, lambda c: folder_name(c, given)):
+                # A smoke test is no result: its JSON stays beside its runs.
+                runs = given.runs / name
+                smoke = given.table == "smoke"
+                results = runs / "results" if smoke else RESULTS / name
+                environment = quick(runs / "xla") if smoke else {}
+                outcome |= run_table(list(part), runs, results, environment=environment, stop=stop)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    failed = [cell for cell, status in outcome.items() if status == "failed"]
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}; see log.txt in their folders below {runs}")
+    found = {s: [c for c, status in outcome.items() if status == s] for s in set(outcome.values())}
+    left = found.get("stopped", []) + found.get("waiting", [])
+    if left:
+        print(f"{len(left)} left, the same command goes on: {', '.join(left)}")
+    if "trained" in found:
+        print(f"trained, with no test.list to score them on: {', '.join(found['trained'])}")
+    if "failed" in found:
+        sys.exit(f"failed: {', '.join(found['failed'])}; see log.txt in their folders")
 
 
 if __name__ == "__main__":

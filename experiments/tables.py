@@ -1,5 +1,6 @@
 """What is compared: the runs of each table, in the order in which they are worth having."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cifp_jax.config import method_defaults
@@ -82,6 +83,11 @@ class Cell(NamedTuple):
     config: str
     settings: dict[str, Any]
 
+    @property
+    def data(self) -> str:
+        """Name of its configuration's file: la, acdc or demo."""
+        return self.config.removeprefix("configs/").partition(".py:")[0]
+
 
 def _cell(data: str, labeled: int, label: str, seed: int, budget: str, settings: Any) -> Cell:
     return Cell(
@@ -92,11 +98,21 @@ def _cell(data: str, labeled: int, label: str, seed: int, budget: str, settings:
     )
 
 
-def _methods(data: str, budget: str, seed: int) -> list[Cell]:
+def _methods(data: str, names: Sequence[str], budget: str, seed: int) -> list[Cell]:
     return [
         _cell(data, labeled, name, seed, budget, {"method.name": name})
-        for name in METHODS
+        for name in names
         for labeled in LABELED[data]
+    ]
+
+
+def _protocol(budget: str, seed: int) -> list[Cell]:
+    """The cells of acdc and la that are wanted first, method by method."""
+    return [
+        cell
+        for name in METHODS[:3]
+        for data in LABELED
+        for cell in _methods(data, [name], budget, seed)
     ]
 
 
@@ -151,7 +167,7 @@ def _smoke(seed: int) -> list[Cell]:
     ]
 
 
-TABLES = ("acdc", "la", "ablation", "smoke")
+TABLES = ("acdc", "la", "protocol", "ablation", "smoke")
 
 
 def cells(table: str, budget: str, seeds: tuple[int, ...]) -> list[Cell]:
@@ -162,6 +178,8 @@ def cells(table: str, budget: str, seeds: tuple[int, ...]) -> list[Cell]:
             found += _smoke(seed)
         elif table == "ablation":
             found += _ablation(budget, seed)
+        elif table == "protocol":
+            found += _protocol(budget, seed)
         else:
-            found += _methods(table, budget, seed)
+            found += _methods(table, METHODS, budget, seed)
     return found

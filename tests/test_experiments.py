@@ -12,6 +12,7 @@ from cifp_jax.config import method_defaults
 from cifp_jax.evaluation.report import PROTOCOL
 from cifp_jax.training import build
 from experiments import collect, published, report, run, tables
+from experiments.stop import Stop
 
 OVERALL = {
     "dice": {"mean": 80.0, "std": 1.0},
@@ -140,7 +141,7 @@ def test_cells_run_once_and_a_failing_one_stops_no_other(monkeypatch, tmp_path):
     )
     cells = [tables.Cell(name, name, "", {}) for name in ("bad", "good", "half")]
     runs, results = tmp_path / "runs", tmp_path / "results"
-    outcome = run.run_table(cells, runs, results, environment={})
+    outcome = run.run_table(cells, runs, results, environment={}, stop=Stop())
     # "half" ends without an evaluation, as a stopped run does.
     assert outcome == {"bad": "failed", "good": "done", "half": "failed"}
     assert json.loads((runs / "bad" / "status.json").read_text())["exit"] == 3
@@ -150,7 +151,7 @@ def test_cells_run_once_and_a_failing_one_stops_no_other(monkeypatch, tmp_path):
     assert kept["seconds"] > 0
     assert set(collect.read_results(results)) == {"good"}
 
-    outcome = run.run_table(cells, runs, results, environment={})
+    outcome = run.run_table(cells, runs, results, environment={}, stop=Stop())
     assert outcome == {"bad": "failed", "half": "done"}
     kept = json.loads((results / "half.json").read_text())
     assert kept["seconds"] > first
@@ -161,8 +162,8 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     with (tmp_path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(RuntimeError, match="in use by another"):
-            run.run_table([], tmp_path, tmp_path / "results", environment={})
-    assert run.run_table([], tmp_path, tmp_path / "results", environment={}) == {}
+            run.run_table([], tmp_path, tmp_path / "results", environment={}, stop=Stop())
+    assert run.run_table([], tmp_path, tmp_path / "results", environment={}, stop=Stop()) == {}
 
 
 def test_cells_are_chosen_by_name():
@@ -179,7 +180,9 @@ def test_cells_are_chosen_by_name():
 def test_an_unknown_table_names_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         run.main(["--table=brats"])
-    assert "'acdc', 'la', 'ablation', 'smoke'" in capsys.readouterr().err.replace('"', "'")
+    assert "'acdc', 'la', 'protocol', 'ablation', 'smoke'" in capsys.readouterr().err.replace(
+        '"', "'"
+    )
 
 
 def test_the_table_by_hand(tmp_path):

@@ -1,7 +1,10 @@
 """A run's network as a file: the same figures, an honest header, clear refusals."""
 
 import json
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from cifp_jax import export as export_command
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.training import build, loop, prediction
 from cifp_jax.training.weights import Weights, load_weights, save_weights
+from configs import acdc, la
 
 FACTS = {
     "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
@@ -56,6 +60,16 @@ def test_round_trip(tmp_path):
         assert loaded.variables["params"]["head"]["kernel"].dtype == np.float32
     sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
     assert sizes[0] - sizes[1] >= 20
+
+
+@pytest.mark.parametrize("config", [acdc.get_config(), la.get_config()], ids=["acdc", "la"])
+def test_the_full_networks_are_small_enough_to_release(config, tmp_path):
+    state = jax.eval_shape(lambda: build.make_state(config))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
+    patients = {"labeled": ["0RZDK210BSMWAA6467LU"] * 80, "unlabeled": []}
+    save_weights(tmp_path / "a", Weights(zeros, FACTS | {"training_list": patients}), half=True)
+    assert (tmp_path / "a").stat().st_size < 20e6
 
 
 def test_what_float16_cannot_hold_is_refused(tmp_path):
@@ -106,6 +120,20 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
     predictor = prediction.make_predictor(config)
     exact, half = (predictor(load_weights(f).variables)(image) for f in (out, tmp_path / "half"))
     np.testing.assert_allclose(half, exact, atol=5e-3)
+
+    # As a reader of the released file would: its network, on a machine of its own.
+    command = [
+        *(sys.executable, "-m", "cifp_jax.main", "--config=configs/acdc.py"),
+        *(f"--config.data.root={config.data.root}", "--config.data.labeled=2"),
+        *("--config.parallel=none", "--mode=evaluate", f"--weights={tmp_path / 'half'}"),
+        f"--workdir={tmp_path / 'read'}",
+    ]
+    subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], check=True)
+    read = tmp_path / "read" / "evaluation" / "weights" / "validation" / "summary.json"
+    summary = json.loads(read.read_text())
+    assert (summary["facts"]["checkpoint"], summary["facts"]["step"]) == ("half", 2)
+    got = summary["overall"]["dice"]["mean"]
+    assert got == pytest.approx(reported["overall"]["dice"]["mean"], abs=1.0)
 
 
 @pytest.mark.slow
