@@ -199,7 +199,11 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
             f"- No validation: it takes {_VALIDATION_SHARE} labelled patients, or --validation=N. "
             f"The last checkpoint is used."
         )
-    CONSOLE.print(f"Train: python -m cifp_jax.main --config={out / 'config.py'}")
+    run = f"runs/{out.resolve().name}"
+    CONSOLE.print(
+        f"Train: python -m cifp_jax.main --config={out / 'config.py'} --workdir={run}\n"
+        f"Then:  python -m cifp_jax.predict --weights={run} SCANS MASKS"
+    )
     return failures + unwritten
 
 
