@@ -127,9 +127,10 @@ def _check_room(
 def _share_out(
     facts: Sequence[CaseFacts], written: Sequence[str], wanted: int | None
 ) -> dict[str, list[str]]:
-    """The lists: every case that was written, in one of four sets, no patient in two of them.
+    """The lists: each case that was written in one of four sets.
 
-    Unlabelled cases of validation and test patients stand in none.
+    Unlabelled cases of validation and test patients stand in none, so that no patient is both
+    trained on and scored; a patient may have labelled and unlabelled cases.
     """
     there = [fact.case for fact in facts if fact.case.name in written]
     tested = {patient(case.name) for case in there if case.test}
