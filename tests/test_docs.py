@@ -127,7 +127,10 @@ def test_the_method_of_the_how_to_by_hand():
     def decode(features, keys, stats):
         return jnp.zeros((*features[0].shape[:-1], 2)), stats
 
-    network = Network(encode, decode, encode, None, {})
+    def forward(x, keys, stats):
+        return decode((x,), keys, stats)
+
+    network = Network(encode, decode, forward, {}, {})
     image, index = jnp.ones((2, 4, 4, 1)), jnp.arange(2)
     batch = {
         "labeled": {"image": image, "label": jnp.zeros((2, 4, 4), int), "index": index},
