@@ -40,14 +40,14 @@ def default_config() -> Config:
     config.data = ConfigDict()
     config.data.name = ""  # layout of the files: la, acdc; of your own data: slices, volumes
     config.data.root = ""  # folder that holds the lists
-    config.data.labeled = 8  # LA: scans; ACDC: patients
+    config.data.labeled = 8  # labelled patients (LA: scans) from the start of the training list
     config.data.validation = 0  # LA: unlabelled scans set aside from the end of train.list
     config.data.test_list = ""  # file of test cases, or "" for none
     config.data.channels = 1  # of the images
     config.data.patch_size = (256, 256)  # voxels; each side a multiple of 16
     config.data.downsample = 1  # whole-number factor by which 3D scans are averaged down
-    config.data.batch_labeled = 12
-    config.data.batch_unlabeled = 12
+    config.data.batch_labeled = 12  # labelled images in a batch, over all devices
+    config.data.batch_unlabeled = 12  # unlabelled images likewise
     config.data.workers = 0  # Grain worker processes; 0 reads in threads of this process
     config.data.cache_gb = 4.0  # decoded scans kept in memory, per process
     config.data.on_device = False  # la: scans in the device's memory, cropped there; no host work
@@ -59,7 +59,7 @@ def default_config() -> Config:
     config.model = ConfigDict()
     config.model.name = "unet"  # unet or vnet
     config.model.classes = 4  # background included
-    config.model.filters = (16, 32, 64, 128, 256)
+    config.model.filters = (16, 32, 64, 128, 256)  # channels of the five resolutions
 
     # A setting of a method is, in this order: 1. `config.method.<setting>` where it is given (on
     # the command line, or for a whole variant of a configuration), 2. what a configuration sets
@@ -68,21 +68,21 @@ def default_config() -> Config:
     config.presets = ConfigDict({name: ConfigDict() for name in METHODS})
 
     config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 0.01
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.power = 0.9  # of the polynomial schedule
+    config.optimizer.learning_rate = 0.01  # of the first step
+    config.optimizer.momentum = 0.9  # of stochastic gradient descent
+    config.optimizer.weight_decay = 1e-4  # added to the gradient, before the momentum
+    config.optimizer.power = 0.9  # learning rate: learning_rate * (1 - step / steps) ** power
 
     config.ema = ConfigDict()
     config.ema.decay = 0.99  # of the teacher; 0 switches the teacher off
 
     config.training = ConfigDict()
-    config.training.steps = 30_000
+    config.training.steps = 30_000  # to the end of the run, of the schedule too
     config.training.remat = False  # compute activations twice instead of keeping them
     config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part
-    config.training.log_every = 50
-    config.training.evaluate_every = 200  # 0: at the end only
-    config.training.checkpoint_every = 1000
+    config.training.log_every = 50  # steps between two lines of the log
+    config.training.evaluate_every = 200  # steps between validations; 0: at the end only
+    config.training.checkpoint_every = 1000  # steps; one is saved at every evaluation too
 
     config.evaluation = ConfigDict()
     config.evaluation.stride = (18, 18, 4)  # of the sliding window, where slices aren't resized

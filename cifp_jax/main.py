@@ -39,9 +39,15 @@ flags.mark_flag_as_required("config")
 
 
 def default_workdir(config_file: str, method: str) -> pathlib.Path:
-    """`configs/la.py:laptop` and `cifp` give `runs/la_laptop_cifp`."""
+    """`configs/la.py:laptop` and `cifp` give `runs/la_laptop_cifp`.
+
+    `prepare` names every configuration `config.py`: then the folder's name stands for it, so that
+    two data sets do not share a run.
+    """
     path, _, variant = config_file.partition(":")
-    return pathlib.Path("runs") / "_".join(filter(None, (pathlib.Path(path).stem, variant, method)))
+    file = pathlib.Path(path).resolve()
+    name = file.parent.name if file.name == "config.py" else file.stem
+    return pathlib.Path("runs") / "_".join(filter(None, (name, variant, method)))
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -127,9 +127,10 @@ def _check_room(
 def _share_out(
     facts: Sequence[CaseFacts], written: Sequence[str], wanted: int | None
 ) -> dict[str, list[str]]:
-    """The lists: every case that was written, in one of four sets, no patient in two of them.
+    """The lists: each case that was written in one of four sets.
 
-    Unlabelled cases of validation and test patients stand in none.
+    Unlabelled cases of validation and test patients stand in none, so that no patient is both
+    trained on and scored; a patient may have labelled and unlabelled cases.
     """
     there = [fact.case for fact in facts if fact.case.name in written]
     tested = {patient(case.name) for case in there if case.test}
@@ -199,7 +200,11 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
             f"- No validation: it takes {_VALIDATION_SHARE} labelled patients, or --validation=N. "
             f"The last checkpoint is used."
         )
-    CONSOLE.print(f"Train: python -m cifp_jax.main --config={out / 'config.py'}")
+    run = f"runs/{out.resolve().name}"
+    CONSOLE.print(
+        f"Train: python -m cifp_jax.main --config={out / 'config.py'} --workdir={run}\n"
+        f"Then:  python -m cifp_jax.predict --weights={run} SCANS MASKS"
+    )
     return failures + unwritten
 
 

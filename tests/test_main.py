@@ -176,3 +176,5 @@ def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data,
 def test_the_default_folder_says_what_was_run():
     assert str(default_workdir("configs/la.py:laptop", "cifp")) == "runs/la_laptop_cifp"
     assert str(default_workdir("configs/acdc.py", "supervised")) == "runs/acdc_supervised"
+    # What `prepare` writes: two data sets do not share a run.
+    assert str(default_workdir("data/hearts/config.py", "cifp")) == "runs/hearts_cifp"

@@ -88,6 +88,44 @@ def test_native_spacing_gives_voxel_exact_masks(run, tmp_path, axes, spacing):
     np.testing.assert_allclose(probabilities, np.eye(3)[truth], atol=1e-4)
 
 
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_masks_come_back_voxel_exact_through_prepare_and_predict(tmp_path, monkeypatch, dimension):
+    """A network that knows the prepared labels by heart gives back the masks that were prepared.
+
+    It knows a scan only where `predict` prepares it just as `prepare` did.
+    """
+    turns = (
+        OBLIQUE,
+        OBLIQUE @ np.diag([-1, 1, -1, 1]),
+        np.diag([-2, -0.5, 7, 1]),
+        np.diag([2, 0.5, 7, 1])[:, [2, 0, 1, 3]],
+    )
+    truth = {}
+    for i, affine in enumerate(turns):
+        truth[f"case{i}"] = VALUES[classes(i, (9, 7, 5))]
+        for folder, array in (("scans", classes(i + 9, (9, 7, 5))), ("masks", truth[f"case{i}"])):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nifti(tmp_path / folder / f"case{i}.nii.gz", array.astype(np.int16), affine)
+    out, run = tmp_path / "out", tmp_path / "run"
+    flags = [f"--masks={tmp_path / 'masks'}", f"--dimension={dimension}", "--validation=0"]
+    assert prepare.main([str(tmp_path / "scans"), str(out), "--memory=1", *flags]) == 0
+    run.mkdir()
+    (run / "config.json").write_text(config_of(out).to_json_best_effort())
+    known = {}
+    for path in (out / "volumes").iterdir():
+        with h5py.File(path) as file:
+            image, label = np.asarray(file["image"]), np.asarray(file["label"])
+        known[image.shape, image.tobytes()] = np.eye(3, dtype=np.float32)[label]
+    monkeypatch.setattr(runs, "load_network", lambda path: (runs.load_config(path), {}))
+    by_heart = lambda image: known[image.shape, image.tobytes()]  # noqa: E731
+    monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: by_heart)
+    assert call(run, tmp_path / "scans", tmp_path / "again") == 0
+    for name, values in truth.items():
+        mask, drawn = (loaded(tmp_path / f"{d}/{name}.nii.gz") for d in ("again", "masks"))
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), values)
+        np.testing.assert_array_equal(mask.affine, drawn.affine)
+
+
 def test_another_spacing_and_back(run, tmp_path):
     """A ball in 2 x 0.5 x 7 mm voxels, segmented on 1 mm, returns on its own grid."""
     change(run, spacing=[1.0, 1.0, 1.0])

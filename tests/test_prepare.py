@@ -137,6 +137,15 @@ def test_bad_cases_are_named_and_the_others_prepared(tmp_path, capsys):
     assert len(build.make_split(config_of(tmp_path / "out")).labeled) == 4
 
 
+def test_a_described_folder_is_no_challenge_whatever_its_scans_are_called(tmp_path):
+    """nnU-Net's copy of ACDC keeps the names of the challenge."""
+    raw = nnunet(tmp_path / "raw", labelled=1)
+    for path in list(raw.rglob("case*.nii.gz")):
+        path.rename(path.with_name(path.name.replace("case", "patient001_frame0")))
+    assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 0
+    assert listed(tmp_path / "out")["labelled"] == ["patient001_frame00"]
+
+
 def test_decathlon_with_channels_in_one_file(tmp_path):
     raw = tmp_path / "raw"
     for i in range(3):

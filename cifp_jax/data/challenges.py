@@ -53,7 +53,12 @@ def find_la(raw: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def recognise(raw: pathlib.Path) -> str:
-    """ "acdc" or "la" where a folder holds scans named as theirs, else ""."""
+    """ "acdc" or "la" where a folder holds scans named as theirs, else "".
+
+    A folder with `dataset.json` is neither: nnU-Net's own copy of ACDC keeps the patients' names.
+    """
+    if (raw / "dataset.json").is_file():
+        return ""
     return "acdc" if find_acdc(raw) else "la" if find_la(raw) else ""
 
 

@@ -10,7 +10,7 @@ from cifp_jax.data.sources import Case, slices_of
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The cases of a run. No patient is in two of the four sets."""
+    """The cases of a run. No patient is in two of training (both parts), validation and test."""
 
     labeled: tuple[Case, ...]
     unlabeled: tuple[Case, ...]

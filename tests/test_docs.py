@@ -1,0 +1,142 @@
+"""What README and docs/ say exists: links, commands, options, settings, configurations."""
+
+import importlib
+import math
+import pathlib
+import re
+import runpy
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cifp_jax.config import default_config
+from cifp_jax.models.network import Network
+
+ROOT = pathlib.Path(__file__).parents[1]
+REFERENCE = runpy.run_path(str(ROOT / "docs/make_reference.py"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Options of pytest, pip and git, and those of any command.
+FOREIGN = {"data", "help", "constraint", "editable"}
+
+
+def text(page):
+    """The page with commands of several lines put into one."""
+    return page.read_text(encoding="utf-8").replace("\\\n", " ")
+
+
+def anchors(page):
+    """What `#...` may name: the headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs/README.md"
+    linked = re.findall(r"\]\(([^)\s#]+)\)", index.read_text(encoding="utf-8"))
+    named = {(index.parent / link).resolve() for link in linked}
+    pages = set((ROOT / "docs").rglob("*.md")) - {index}
+    assert not pages - named
+
+
+def test_commands_and_their_options_exist():
+    modules = {
+        name: {flag.lstrip("-") for flag, *_ in REFERENCE["options"](path)}
+        for name, path in REFERENCE["commands"]().items()
+    }
+    every = set().union(*modules.values()) | FOREIGN
+    seen = set()
+    for page in PAGES:
+        for module, rest in re.findall(r"python -m ([\w.]+)([^\n`]*)", text(page)):
+            if module.split(".")[0] in ("cifp_jax", "experiments", "benchmarks"):
+                assert module in modules, f"{page.name}: python -m {module}"
+                for flag in re.findall(r"(?<!\S)\[?--([a-z][\w-]*)(?![\w.-])", rest):
+                    known = modules[module] | {"help"}
+                    assert flag in known, f"{page.name}: {module} --{flag}"
+                seen.add(module)
+        for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text(page)):
+            assert flag in every, f"{page.name}: --{flag}"
+    assert len(seen) > 5
+
+
+def test_settings_exist():
+    config = default_config()
+    for page in PAGES:
+        for name in re.findall(r"(?<![\w/])config\.([a-z_]+(?:\.[a-z_]+)*)", text(page)):
+            part = config
+            for key in () if name in ("py", "json", "md") else name.split("."):
+                assert key in part, f"{page.name}: config.{name}"
+                part = part[key]
+
+
+def test_configurations_and_targets_exist():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page in PAGES:
+        for name, variant in re.findall(r"configs/(\w+)\.py(?::(\w+))?", text(page)):
+            get_config = importlib.import_module(f"configs.{name}").get_config
+            get_config(*filter(None, [variant]))
+        for target in re.findall(r"(?:^|`)make ([\w-]+)", text(page), re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}"
+
+
+def test_the_reference_is_up_to_date():
+    for page, expected in REFERENCE["pages"]().items():
+        assert page.read_text(encoding="utf-8") == expected, (
+            f"{page.name} is older than the code: run `python docs/make_reference.py`."
+        )
+
+
+def test_the_reference_reads_settings_and_options():
+    """By hand: a line of config.py, an option of argparse and one of absl, a docstring."""
+    rows = dict((name, rest) for name, *rest in REFERENCE["settings"]()["ema"])
+    assert rows["ema.decay"] == ["0.99", "of the teacher; 0 switches the teacher off"]
+    page = REFERENCE["commands_page"]()
+    assert "| `--float16` |  | half the size, for release |" in page
+    assert "| `--mode` | train | Train and evaluate, or evaluate a finished run. |" in page
+    page = REFERENCE["config_page"]()
+    assert "| `tau` | `0.1` | temperature of the attention, above 0. |" in page
+    # Every key of the configuration has a line, and each line says something.
+    keys = [key for key, part in default_config().items() if not hasattr(part, "items")]
+    for name, part in default_config().items():
+        if name not in ("method", "presets") and hasattr(part, "items"):
+            keys += [f"{name}.{key}" for key in part]
+    for key in keys:
+        assert re.search(rf"^\| `config\.{key}` \| `.*` \| \S.* \|$", page, re.MULTILINE), key
+
+
+def test_the_method_of_the_how_to_by_hand():
+    """Logits of 0 in two classes, labels of the first: CE log 2, Dice (0.2 + 1) / 2, entropy 1."""
+    page = (ROOT / "docs/howto/new_method.md").read_text(encoding="utf-8")
+    space: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], space)
+
+    def encode(x, keys, stats):
+        return (x,), stats
+
+    def decode(features, keys, stats):
+        return jnp.zeros((*features[0].shape[:-1], 2)), stats
+
+    def forward(x, keys, stats):
+        return decode((x,), keys, stats)
+
+    network = Network(encode, decode, forward, {}, {})
+    image, index = jnp.ones((2, 4, 4, 1)), jnp.arange(2)
+    batch = {
+        "labeled": {"image": image, "label": jnp.zeros((2, 4, 4), int), "index": index},
+        "unlabeled": {"image": image, "index": index},
+    }
+    options = {"rng": jax.random.key(0), "step": jnp.zeros((), int), "axis_name": None, "shards": 1}
+    value, (_, metrics) = space["loss"](network, network, batch, **options, lambda_max=0.5)
+    assert float(metrics["entropy"][0]) == pytest.approx(1)
+    assert float(value) == pytest.approx((math.log(2) + 0.6) / 2 + 0.5, abs=1e-4)
