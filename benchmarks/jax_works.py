@@ -55,9 +55,11 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     """One training step, from a batch on the device to the new state."""
     config = configuration(network, method, shape, batch)
     config.precision = precision
-    mesh = parallel.make_mesh()
-    compiled = parallel.compile_step(build.make_step(config), "none", mesh)
-    state, data = build.make_state(config), jax.device_put(_batch(config))
+    parallel.use_cores(tuple(build.batch_sizes(config).values()), build.batch_unit(config))
+    mesh, mode = parallel.make_mesh(), config.parallel
+    compiled = parallel.compile_step(build.make_step(config), mode, mesh)
+    state = parallel.replicate(build.make_state(config), mode, mesh)
+    data = parallel.shard_batch(_batch(config), mode, mesh)
     lowered = compiled.lower(state, data)
     operations = lowered.cost_analysis() or {}
     held = {"state": state}
@@ -71,7 +73,8 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     def facts() -> dict[str, float]:
         return {
             "flops": float(operations.get("flops", 0.0)),
-            "bytes": float(traffic.get("bytes accessed", 0.0)),
+            # Counted of one device's part.
+            "bytes": float(traffic.get("bytes accessed", 0.0)) * jax.device_count(),
             "peak_memory": peak_memory(),
         }
 

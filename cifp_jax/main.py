@@ -89,6 +89,9 @@ def main(argv: Sequence[str]) -> None:
     name = "compare" if config.compare else config.method.name
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(file, name))
     try:
+        if config.parallel != "none":
+            sizes = build.batch_sizes(config)
+            parallel.use_cores(tuple(sizes.values()), build.batch_unit(config))
         build.check_config(config)
         if config.compare:
             compare.run(config, workdir, mode=_MODE.value)

@@ -64,10 +64,36 @@ def test_example_keys_depend_on_the_index_alone():
 
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(4, 8), (8, 12), (0, 8)])
 def test_a_batch_that_the_devices_do_not_divide_is_refused(labeled, unlabeled):
+    sizes = {"batch_labeled": labeled, "batch_unlabeled": unlabeled}
     with pytest.raises(ValueError, match="multiple of 8"):
-        parallel.check_batch(labeled, unlabeled, "jit")
+        parallel.check_batch(sizes, 2, "jit")
     if labeled:
-        parallel.check_batch(labeled, unlabeled, "none")
+        parallel.check_batch(sizes, 2, "none")
+        parallel.check_batch(sizes, 1, "jit")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "unit", "cores", "devices"),
+    [
+        ((4, 4), 2, 2, 2),
+        ((4, 4), 2, 4, 2),
+        ((12, 12), 2, 16, 6),
+        ((2, 2), 2, 2, 1),
+        ((2, 2), 1, 2, 2),
+        ((3, 2), 2, 8, 1),  # refused elsewhere
+    ],
+)
+def test_cores_become_devices_as_far_as_they_divide_the_batch(
+    sizes, unit, cores, devices, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(parallel, "_cores", lambda: cores)
+    monkeypatch.setattr(jax.config, "update", lambda *pair: told.append(pair))
+    parallel.use_cores(sizes, unit)
+    assert not told  # the tests' four fake devices stay
+    monkeypatch.setenv("XLA_FLAGS", "")
+    parallel.use_cores(sizes, unit)
+    assert told == [("jax_num_cpu_devices", devices)]
 
 
 def test_an_unknown_mode_names_the_known_ones():

@@ -37,6 +37,7 @@ class Method(NamedTuple):
       teachers: moving averages of the first student; the first of them is evaluated.
       decays: `(step, decay, **settings)` gives the decay of each teacher at a step, where `decay`
         is `config.ema.decay`: 1 leaves a teacher as it is, 0 makes it the student.
+      pairs: whether images of a batch are mixed in pairs, so that each device needs whole pairs.
     """
 
     loss: Callable
@@ -44,17 +45,18 @@ class Method(NamedTuple):
     students: int = 1
     teachers: int = 1
     decays: Callable = one_teacher
+    pairs: bool = True
 
 
 METHODS: dict[str, Method] = {
     "ad_mt": Method(ad_mt.loss, teachers=2, decays=ad_mt.decays),
     "bcp": Method(bcp.loss, decays=bcp.decays),
     "cifp": Method(cifp.loss, cifp.init),
-    "cps": Method(cps.loss, students=2),
+    "cps": Method(cps.loss, students=2, pairs=False),
     "crossmatch": Method(crossmatch.loss),
     "fixmatch": Method(fixmatch.loss),
-    "mean_teacher": Method(mean_teacher.loss),
-    "supervised": Method(supervised.loss),
-    "ua_mt": Method(ua_mt.loss),
+    "mean_teacher": Method(mean_teacher.loss, pairs=False),
+    "supervised": Method(supervised.loss, pairs=False),
+    "ua_mt": Method(ua_mt.loss, pairs=False),
     "unimatch": Method(unimatch.loss),
 }

@@ -49,6 +49,17 @@ def describe(config: Config) -> str:
     return full.to_json_best_effort(indent=2) + "\n"
 
 
+def batch_sizes(config: Config) -> dict[str, int]:
+    """Examples of each stream in a batch, by the name of their setting."""
+    return {name: config.data[name] for name in ("batch_labeled", "batch_unlabeled")}
+
+
+def batch_unit(config: Config) -> int:
+    """What a device's share of each stream is a multiple of: parts, and pairs where images mix."""
+    names = config.compare or (config.method.name,)
+    return config.training.accumulate * (2 if any(find_method(n).pairs for n in names) else 1)
+
+
 def check_config(config: Config) -> None:
     """Raises ValueError at the first setting that cannot work; reads no file."""
     _one_of("model.name", config.model.name, tuple(NETWORKS))
@@ -92,12 +103,7 @@ def check_config(config: Config) -> None:
     for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
         if config.training[key] < 1:
             raise ValueError(f"config.training.{key} must be at least 1.")
-    parallel.check_batch(
-        config.data.batch_labeled,
-        config.data.batch_unlabeled,
-        config.parallel,
-        config.training.accumulate,
-    )
+    parallel.check_batch(batch_sizes(config), batch_unit(config), config.parallel)
 
 
 def make_split(config: Config) -> splits.Split:
