@@ -169,7 +169,7 @@ def use_cores(sizes: Sequence[int], unit: int) -> None:
       unit: what a device's share of a stream is a multiple of.
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if told or jax.config.read("jax_num_cpu_devices") != -1:
+    if told or jax.config.jax_num_cpu_devices != -1:  # pyright: ignore
         return
     fits = [n for n in range(1, _cores() + 1) if not any(size % (n * unit) for size in sizes)]
     jax.config.update("jax_num_cpu_devices", max(fits, default=1))

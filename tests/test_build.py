@@ -37,7 +37,7 @@ def root(tmp_path_factory):
         ("evaluation.weights", "mean", "known: ema, student"),
         ("evaluation.report", "first", "known: last, best"),
         ("evaluation.empty", "nan", "known: diagonal, literature"),
-        ("data.batch_labeled", 3, "config.data.batch_labeled=3 cannot be cut into pairs"),
+        ("data.batch_labeled", 3, "config.data.batch_labeled=3 cannot be cut into multiples of 2"),
         ("data.patch_size", (32,), "must be 2 positive numbers"),
         ("data.downsample", 2, "1 for slices"),
         ("data.on_device", True, "not acdc; set config.data.on_device=False"),
