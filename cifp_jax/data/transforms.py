@@ -82,10 +82,10 @@ def weak_scan(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
     before_turn = (x, y, z) if quarter_turns % 2 == 0 else (y, x, z)
     shape = arrays["image"].shape
     starts = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, before_turn, strict=True)]
-    return _turn(_crop(arrays, starts, before_turn), quarter_turns, mirrored_axis)
+    return _turn(crop(arrays, starts, before_turn), quarter_turns, mirrored_axis)
 
 
-def _crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
+def crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
     """A box from `starts` on; what it lacks in size is padded with zeros on both ends."""
     crop = tuple(slice(s, s + p) for s, p in zip(starts, size, strict=True))
     shape = arrays["image"].shape[: len(size)]
@@ -125,7 +125,7 @@ def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
         voxel = np.unravel_index(rng.choice(chosen), label.shape)
         middle = zip(voxel, size, room, strict=True)
         starts = [int(np.clip(v - p // 2, 0, most)) for v, p, most in middle]
-    arrays = _crop(arrays, starts, size)
+    arrays = crop(arrays, starts, size)
     return _turn(arrays, quarter_turns, mirrored_axis) if turns else arrays
 
 
