@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,8 +34,8 @@ def crop_around(
 def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
     """`describer(variables)` gives `describe(image, centre) -> features`, compiled once for all.
 
-    Features are the mean of the bottleneck's over its positions, weighted by the probability of any
-    foreground there. Of a scan, one window of the patch's size around `centre` is seen; of slices,
+    Features are the mean of the bottleneck's over its positions, weighted by the mean probability
+    of foreground there. Of a scan, one window of the patch's size around `centre` is seen; of slices,
     this window of each, or the whole of it, resized, where the layout resizes slices (ACDC). The
     device holds one batch at a time.
 
@@ -52,7 +53,8 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
         maps, _ = network.encode(x, None, network.batch_stats)
         logits, _ = network.decode(maps, None, network.batch_stats)
         foreground = 1 - jax.nn.softmax(logits)[..., 0]
-        weight = jax.image.resize(foreground, maps[-1].shape[:-1], "linear")
+        block = tuple(n // m for n, m in zip(x.shape[1:-1], maps[-1].shape[1:-1], strict=True))
+        weight = nn.avg_pool(foreground[..., None], block, block)[..., 0]
         places = tuple(range(1, weight.ndim))
         return (weight[..., None] * maps[-1]).sum(places), weight.sum(places)
 
