@@ -70,7 +70,7 @@ def test_damaged_records_and_those_of_another_network(tmp_path):
     whole = records["a"].read_bytes()
     for content in (b"", b"no archive", whole[: len(whole) // 2]):
         records["a"].write_bytes(content)
-        with pytest.raises(ValueError, match="a.npz: this is no record .* Remove it"):
+        with pytest.raises(ValueError, match=r"a.npz: this is no record .* Remove it"):
             ranking_report.write_ranking(tmp_path, records)
 
 

@@ -24,7 +24,7 @@ def write_record(path: pathlib.Path, evidence: Evidence, preview: Preview) -> No
 
 def _read(path: pathlib.Path, names: Sequence[str]) -> list[Shaped[np.ndarray, "..."]]:
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             return [stored[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(

@@ -35,9 +35,9 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
     """`describer(variables)` gives `describe(image, centre) -> features`, compiled once for all.
 
     Features are the mean of the bottleneck's over its positions, weighted by the mean probability
-    of foreground there. Of a scan, one window of the patch's size around `centre` is seen; of slices,
-    this window of each, or the whole of it, resized, where the layout resizes slices (ACDC). The
-    device holds one batch at a time.
+    of foreground there. Of a scan, one window of the patch's size around `centre` is seen; of
+    slices, this window of each, or the whole of it, resized, where the layout resizes slices
+    (ACDC). The device holds one batch at a time.
 
     `describe` takes an image (a, b, c) or (a, b, c, channels) and the centre as a share of each
     side, and returns a vector of as many numbers as the bottleneck has channels.
