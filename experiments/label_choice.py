@@ -131,7 +131,7 @@ def correlations(scans: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Spearman's rank correlation of each part of the score with the Dice; -1 is the best."""
     dice = [scan["dice"] for scan in scans]
     return {
-        part: float(stats.spearmanr([scan[part] for scan in scans], dice).statistic)
+        part: float(np.asarray(stats.spearmanr([scan[part] for scan in scans], dice))[0])
         for part in PARTS
     }
 

@@ -71,7 +71,7 @@ def test_a_near_duplicate_comes_late():
     )
     assert [place.case for place in places] == ["worst", "far", "near", "its twin"]
     assert places[0].distance is None
-    distances = [place.distance for place in places[1:]]
+    distances = [place.distance or 0.0 for place in places[1:]]
     np.testing.assert_allclose(distances, [10.0, 3.0, 0.1], rtol=1e-6)
 
 

@@ -19,7 +19,7 @@ def write_record(path: pathlib.Path, evidence: Evidence, preview: Preview) -> No
     """Writes what is known of a scan as one `.npz` file."""
     arrays = {k: np.asarray(v) for k, v in (evidence._asdict() | preview._asdict()).items()}
     with whole(path) as partial:
-        np.savez_compressed(partial, **arrays)
+        np.savez_compressed(partial, allow_pickle=False, **arrays)
 
 
 def _read(path: pathlib.Path, names: Sequence[str]) -> list[Shaped[np.ndarray, "..."]]:
