@@ -4,10 +4,14 @@ INPUT is a scan (NIfTI, NRRD, a folder of DICOM slices, or a prepared HDF5 file)
 them, with the channels of a scan as `<case>_0000`, `<case>_0001`, ... OUTPUT is a folder, which
 gets `<case>.nii.gz` for each: a mask on the scan's own grid. Given again, the command goes on with
 what is missing. The training data is not needed.
+
+With --rank it also says which of the scans to label next: OUTPUT/ranking.csv, best first, and
+OUTPUT/ranking.png with the first twelve. The rule is that of `cifp_jax.evaluation.ranking`.
 """
 
 import argparse
 import errno
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -22,9 +26,10 @@ from cifp_jax import parallel
 from cifp_jax.config import Config
 from cifp_jax.data import layouts, records, splits, volumes
 from cifp_jax.data.preparation import Preparation
+from cifp_jax.evaluation import ranking, ranking_report
 from cifp_jax.evaluation.evaluate import largest_component
 from cifp_jax.evaluation.segment import LEVELS, segment
-from cifp_jax.training import prediction, runs
+from cifp_jax.training import features, prediction, runs
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
@@ -55,7 +60,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--flips", action="store_true", help="average over mirror images (4 or 8 times the time)"
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--rank",
+        action="store_true",
+        help="also write OUTPUT/ranking.csv and .png: which scan to label next (3 times the time)",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.rank and arguments.flips:
+        parser.error(
+            "--rank compares the predictions of mirror images, of which --flips leaves only the "
+            "mean. Give one of the two."
+        )
+    return arguments
 
 
 def prediction_config(config: Config) -> Config:
@@ -73,14 +89,33 @@ def window_rows(config: Config) -> tuple[int, int]:
     return config.data.patch_size[0] * factor, config.evaluation.stride[0] * factor
 
 
+def record_of(output: pathlib.Path, name: str) -> pathlib.Path:
+    """The file that keeps what the ranking needs of a scan."""
+    return output / "ranking" / f"{name}.npz"
+
+
 class Segmenter:
     """Scans to masks by one network, in one geometry after the other."""
 
     def __init__(
-        self, config: Config, predict: prediction.Predict, output: pathlib.Path, maps: Sequence[str]
+        self,
+        config: Config,
+        predict: prediction.Predict,
+        output: pathlib.Path,
+        maps: Sequence[str],
+        describe: features.Describe | None = None,
     ) -> None:
-        """`maps` are those to be written beside the masks: probabilities, uncertainty."""
+        """Takes the parts that are the same for all scans.
+
+        Args:
+          config: of the run.
+          predict: image to probabilities.
+          output: folder of the masks.
+          maps: those to be written beside the masks: probabilities, uncertainty.
+          describe: image to features, where scans are to be ranked.
+        """
         self._config, self._predict, self._output, self._maps = config, predict, output, maps
+        self._describe = describe
         self._preparation: Preparation = prediction.preparation(config)
         self.names = self._preparation.named(config.model.classes)
 
@@ -98,17 +133,23 @@ class Segmenter:
         config, preparation = self._config, self._preparation
         scan = volumes.read_channels(files, config.data.channels)
         turned = scan.array if scan.prepared else preparation.turned(scan.array, scan)
+        image = preparation.image(scan)
         patch, stride = window_rows(config)
-        found = segment(
+        describe = self._describe
+        passes = 1 if describe is None else 1 + len(ranking.MIRRORED)
+        segmented = functools.partial(
+            segment,
             self._predict,
-            preparation.image(scan),
             shape=turned.shape[:3],
             classes=config.model.classes,
             patch=patch,
             stride=stride,
-            uncertainty="uncertainty" in self._maps,
+            advance=lambda share: advance(share / passes),
+        )
+        found = segmented(
+            image,
+            uncertainty=describe is not None or "uncertainty" in self._maps,
             probabilities="probabilities" in self._maps,
-            advance=advance,
         )
         label = found.label
         if config.evaluation.largest_component:
@@ -119,7 +160,11 @@ class Segmenter:
             volumes.write(path, own, scan, **more)
 
         file = f"{name}.nii.gz"
-        if found.uncertainty is not None:
+        if describe is not None:
+            shown = turned if turned.ndim == 3 else turned[..., 0]
+            known = ranking.gather(segmented, describe, image, found, shown)
+            ranking_report.write_record(record_of(self._output, name), *known)
+        if found.uncertainty is not None and "uncertainty" in self._maps:
             write(self._output / "uncertainty" / file, found.uncertainty)
         if found.probabilities is not None:
             write(self._output / "probabilities" / file, found.probabilities, scale=1 / LEVELS)
@@ -127,15 +172,26 @@ class Segmenter:
 
 
 def _segment_all(
-    segmenter: Segmenter, scans: dict[str, tuple[pathlib.Path, ...]], output: pathlib.Path
+    segmenter: Segmenter,
+    scans: dict[str, tuple[pathlib.Path, ...]],
+    output: pathlib.Path,
+    ranked: bool,
 ) -> list[str]:
-    """Segments what has no mask yet; returns what is wrong with the scans that could not be."""
+    """Segments what has no mask, or no record for the ranking, where `ranked`, yet.
+
+    Returns:
+      What is wrong with the scans that could not be segmented.
+    """
     failures = []
-    left = {
-        name: files for name, files in scans.items() if not (output / f"{name}.nii.gz").exists()
-    }
+
+    def done_already(name: str) -> bool:
+        record = not ranked or record_of(output, name).exists()
+        return record and (output / f"{name}.nii.gz").exists()
+
+    left = {name: files for name, files in scans.items() if not done_already(name)}
     if len(left) < len(scans):
-        CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have a mask already")
+        what = "a mask and a score" if ranked else "a mask"
+        CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have {what} already")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=CONSOLE) as progress:
         task = progress.add_task("", total=len(left))
@@ -173,10 +229,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = prediction_config(config)
         scans = layouts.find_scans(arguments.input, config.data.channels)
         predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
-        segmenter = Segmenter(config, predict, arguments.output, maps)
+        describe = features.make_describer(config)(variables) if arguments.rank else None
+        segmenter = Segmenter(config, predict, arguments.output, maps, describe)
         names = {str(value): name for value, name in segmenter.names.items()}
         records.write_json(arguments.output / "labels.json", names)
-        failures = _segment_all(segmenter, scans, arguments.output)
+        failures = _segment_all(segmenter, scans, arguments.output, arguments.rank)
+        if arguments.rank:
+            records_of = {name: record_of(arguments.output, name) for name in scans}
+            known = {name: path for name, path in records_of.items() if path.exists()}
+            places = ranking_report.write_ranking(arguments.output, known)
+            first = ", ".join(place.case for place in places[:3])
+            CONSOLE.print(f"label first: {first} ... ({arguments.output}/ranking.csv)")
     except (ValueError, OSError) as error:
         CONSOLE.print(f"error: {error}", markup=False)
         return 1

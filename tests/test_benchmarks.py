@@ -51,13 +51,13 @@ def test_a_side_that_fails_is_named_and_the_other_goes_on(tmp_path):
     assert "died" in str(errors["three"])
 
 
-def test_a_row_has_the_ratio_of_medians_and_the_share_of_the_limit(tmp_path):
+def test_a_row_has_the_ratio_of_medians_and_the_shares_of_the_limits(tmp_path):
     ours = Result([1.0, 2.0, 30.0], 5.0, {"flops": 6.0, "bytes": 1.0})
     other = Result([4.0, 4.0, 4.0], 5.0, {})
-    limits = {"flops_per_s": 6.0, "bytes_per_s": 2.0}  # 1 s for operations, half for bytes
+    limits = {"flops_per_s": 6.0, "bytes_per_s": 2.0}  # 1 s for operations, half for bytes, of 2
     row = tables.row("work", {"cifp_jax": ours, "pytorch": other}, {}, limits)
     assert row["ratio"] == 0.5
-    assert row["share_of_limit"] == 0.5
+    assert (row["flops_share"], row["bytes_share"]) == (0.5, 0.25)
     tables.write(tmp_path / "new" / "step.json", "step", limits, [row])
     written = json.loads((tmp_path / "new" / "step.json").read_text())
     assert written["rows"][0]["cifp_jax"]["seconds"] == [1.0, 2.0, 30.0]

@@ -12,7 +12,7 @@ from test_volumes import OBLIQUE, dicom, loaded, nifti
 from cifp_jax import predict, prepare
 from cifp_jax.config import default_config
 from cifp_jax.data.volumes import Volume, write
-from cifp_jax.training import loop, prediction, runs
+from cifp_jax.training import features, loop, prediction, runs
 
 STEEP = 50.0
 
@@ -232,6 +232,49 @@ def test_flips_average_the_mirror_images():
     np.testing.assert_allclose(np.exp(logits).sum(axis=-1), 1, rtol=1e-5)
 
 
+def test_ranking_goes_on_with_what_is_missing(run, tmp_path, monkeypatch, capsys):
+    """Of three scans one fails at first; two are twins, so one of them comes last."""
+    seen = []
+
+    def describe(image, middle):
+        seen.append(image.shape)
+        return np.array([image.mean(), 0], np.float32)
+
+    monkeypatch.setattr(features, "make_describer", lambda _: lambda _: describe)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    # Between the classes, the network is unsure: everywhere, and nowhere.
+    unsure, sure = np.full((9, 7, 5), 52, np.int16), np.full((9, 7, 5), 100, np.int16)
+    nifti(folder / "sure.nii.gz", sure)
+    nifti(folder / "twin.nii.gz", unsure)
+    (folder / "unsure.nii.gz").write_bytes(b"no scan")
+    assert call(run, folder, out) == 1
+    assert not (out / "ranking.csv").exists()
+    assert call(run, folder, out, "--rank") == 1
+    rows = (out / "ranking.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["case", "twin", "sure"]
+    assert not (out / "uncertainty").exists()
+    assert len(seen) == 2  # masks without a score are made again
+    nifti(folder / "unsure.nii.gz", unsure)
+    capsys.readouterr()
+    assert call(run, folder, out, "--rank") == 0
+    printed = capsys.readouterr().out
+    assert "2 of 3 scans have a mask and a score already" in printed
+    assert "label first: twin, sure, unsure" in printed
+    assert len(seen) == 3
+    rows = [row.split(",") for row in (out / "ranking.csv").read_text().splitlines()[1:]]
+    assert [float(row[4]) for row in rows] == [0, 0, 0]  # it treats mirror images alike
+    assert float(rows[0][3]) == float(rows[2][3]) > 0.3 > float(rows[1][3])
+    assert float(rows[2][5]) == 0
+    assert (out / "ranking.png").is_file()
+
+
+def test_mirror_images_are_averaged_or_compared(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call(run, tmp_path, tmp_path / "out", "--rank", "--flips")
+    assert "Give one of the two" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dimension", [2, 3])
 def test_from_a_folder_to_masks(tmp_path, dimension, capsys):
@@ -260,3 +303,8 @@ def test_from_a_folder_to_masks(tmp_path, dimension, capsys):
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
     uncertainty = loaded(tmp_path / "masks/uncertainty/new.nii.gz").get_fdata()
     assert 0 < uncertainty.max() <= 1
+    assert call(tmp_path / "run", raw / "imagesTs", tmp_path / "ranked", "--rank") == 0
+    (row,) = (tmp_path / "ranked/ranking.csv").read_text().splitlines()[1:]
+    _, case, *parts, distance = row.split(",")
+    assert (case, distance) == ("new", "")
+    assert all(0 < float(part) < 1 for part in parts)

@@ -101,7 +101,7 @@ def weak_scan(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
       patch_size: shape of the result.
     """
     drawn = draw_scan_crop(rng, arrays["image"].shape, patch_size)
-    box = _crop(arrays, drawn.start, drawn.size)
+    box = crop(arrays, drawn.start, drawn.size)
     return _turn(box, drawn.quarter_turns, drawn.mirrored_axis)
 
 
@@ -111,7 +111,7 @@ def padding(shape: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
     return [(n // 2, n - n // 2) for n in lacking]
 
 
-def _crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
+def crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
     """A box from `starts` on; what it lacks in size is padded with zeros on both ends."""
     crop = tuple(slice(s, s + p) for s, p in zip(starts, size, strict=True))
     widths = padding(arrays["image"].shape[: len(size)], size)
@@ -123,7 +123,7 @@ def _crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
     return arrays
 
 
-def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
+def weakcrop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
     """For data of one's own, slices or scans: a random crop, for half of them turned by 0 to 3
     quarter turns in the plane of the first two axes and mirrored along one of these.
 
@@ -149,7 +149,7 @@ def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
         voxel = np.unravel_index(rng.choice(chosen), label.shape)
         middle = zip(voxel, size, room, strict=True)
         starts = [int(np.clip(v - p // 2, 0, most)) for v, p, most in middle]
-    arrays = _crop(arrays, starts, size)
+    arrays = crop(arrays, starts, size)
     return _turn(arrays, quarter_turns, mirrored_axis) if turns else arrays
 
 

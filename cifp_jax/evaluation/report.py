@@ -172,18 +172,31 @@ class _Drawing:
         return front.argmax(axis=-1), normalised_entropy(front)
 
     def show(self, axes: Axes, z: int, maps: Mapping[str, Integer[np.ndarray, "z h w"]]) -> None:
-        """The image with the contours of `maps`, which are named by their line style."""
-        low, high = self.limits
-        axes.imshow(self.image[z], cmap="gray", vmin=low, vmax=high)
-        for style, volume in maps.items():
-            for k in np.unique(volume[volume > 0]).tolist():
-                mask = volume[z] == k
-                if mask.any() and not mask.all():
-                    color = _COLORS[(k - 1) % len(_COLORS)]
-                    axes.contour(mask, [0.5], colors=color, linestyles=style, linewidths=1.2)
+        """A slice of the image with the contours of `maps`, as `show_slice`."""
+        show_slice(axes, self.image[z], {k: v[z] for k, v in maps.items()}, self.limits)
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
+def show_slice(
+    axes: Axes,
+    image: Shaped[np.ndarray, "h w"],
+    maps: Mapping[str, Integer[np.ndarray, "h w"]],
+    limits: tuple[float, ...],
+) -> None:
+    """Draws an image with the contours of `maps`, which are named by their line style.
+
+    `limits` are the values of the image that are drawn black and white; a class has one colour.
+    """
+    axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
+    for style, label in maps.items():
+        for k in np.unique(label[label > 0]).tolist():
+            mask = label == k
+            if not mask.all():
+                color = _COLORS[(k - 1) % len(_COLORS)]
+                axes.contour(mask, [0.5], colors=color, linestyles=style, linewidths=1.2)
+
+
+def make_grid(rows: int, columns: int) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
+    """A figure with a field of pictures without axes."""
     figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for one in axes.flat:
@@ -191,7 +204,8 @@ def _grid(rows: int, columns: int) -> tuple[Figure, Shaped[np.ndarray, "rows col
     return figure, axes
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure as PNG."""
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
@@ -209,7 +223,7 @@ def draw_overlays(
         drawing = _Drawing(record)
         prediction, uncertainty = drawing.predicted(predict_volume(record["image"]))
         slices = choose_slices(drawing.label, prediction, uncertainty)
-        figure, axes = _grid(len(slices), 2)
+        figure, axes = make_grid(len(slices), 2)
         title = f"{case.name}\nsolid: prediction, dotted: label; right: uncertainty"
         figure.suptitle(title, parse_math=False)
         for (left, right), z in zip(axes, slices, strict=True):
@@ -217,7 +231,7 @@ def draw_overlays(
             left.set_title(f"slice {z}")
             shown = right.imshow(uncertainty[z], cmap="magma", vmin=0, vmax=1)
             figure.colorbar(shown, ax=right, shrink=0.8)
-        _save(figure, folder / f"{case.name}.png")
+        save_figure(figure, folder / f"{case.name}.png")
 
 
 def draw_comparison(
@@ -227,7 +241,7 @@ def draw_comparison(
 
     The slice is the one with the largest labelled foreground.
     """
-    figure, axes = _grid(len(cases), 1 + 2 * len(predict_volumes))
+    figure, axes = make_grid(len(cases), 1 + 2 * len(predict_volumes))
     axes[0, 0].set_title("label")
     for row, case in zip(axes, cases, strict=True):
         record = read(case)
@@ -241,4 +255,4 @@ def draw_comparison(
     for i, name in enumerate(predict_volumes):
         axes[0, 1 + 2 * i].set_title(name)
         axes[0, 2 + 2 * i].set_title("uncertainty")
-    _save(figure, path)
+    save_figure(figure, path)
