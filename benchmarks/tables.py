@@ -50,7 +50,7 @@ def row(
     *,
     reference: str = "pytorch",
 ) -> dict[str, Any]:
-    """One row: medians, ours over the reference's, and the limits' shares that ours has."""
+    """One row: medians, ours over the reference's, and our shares of the limits."""
     out: dict[str, Any] = {"work": work}
     out |= {name: {"error": str(error)} for name, error in errors.items()}
     for name, result in results.items():

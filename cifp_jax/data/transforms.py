@@ -123,7 +123,7 @@ def crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:
     return arrays
 
 
-def weakcrop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
+def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
     """For data of one's own, slices or scans: a random crop, for half of them turned by 0 to 3
     quarter turns in the plane of the first two axes and mirrored along one of these.
 
