@@ -1,8 +1,9 @@
 """Training steps beside PyTorch's: `python -m benchmarks.step [--quick]`.
 
 The table holds the median time of each side, their ratio (below 1: this package is faster), our
-peak memory, and the shares of two limits that our step reaches: its operations a second over the rate of
-a large matrix product, and its bytes a second over the rate of a large copy, on the same device.
+peak memory, and the shares of two limits that our step reaches: its operations a second over the
+rate of a large matrix product, and its bytes a second over the rate of a large copy, on the same
+device.
 
 Operations are XLA's count for the step as it is written; bytes are its count for the compiled one,
 on a CPU an upper bound, as results that stay in the cache are counted too: the share may pass 1.
