@@ -307,4 +307,7 @@ def test_from_a_folder_to_masks(tmp_path, dimension, capsys):
     (row,) = (tmp_path / "ranked/ranking.csv").read_text().splitlines()[1:]
     _, case, *parts, distance = row.split(",")
     assert (case, distance) == ("new", "")
-    assert all(0 < float(part) < 1 for part in parts)
+    score, uncertainty, disagreement = map(float, parts)
+    assert 0 < uncertainty <= 1
+    assert 0 <= disagreement <= 1  # 0 where one step of training has found one class only
+    assert score == pytest.approx((uncertainty + disagreement) / 2, abs=2e-6)
