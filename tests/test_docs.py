@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = runpy.run_path(str(ROOT / "docs/make_reference.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Options of pytest, pip and git, and those of any command.
-FOREIGN = {"data", "help", "constraint", "editable"}
+FOREIGN = {"data", "help", "constraint", "editable", "array", "time", "gres", "wrap"}
 
 
 def text(page):
