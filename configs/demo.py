@@ -2,8 +2,8 @@
 
     python -m cifp_jax.main --config=configs/demo.py --workdir=runs/demo
 
-2D by default (four classes, as ACDC): two and a half minutes on two CPU cores, compilation included.
-`configs/demo.py:3d` is the same for volumes (two classes, as LA).
+2D by default (four classes, as ACDC): two and a half minutes on two CPU cores, compilation
+included. `configs/demo.py:3d` is the same for volumes (two classes, as LA).
 """
 
 from cifp_jax.config import Config, default_config
