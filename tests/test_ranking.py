@@ -65,14 +65,14 @@ def test_a_near_duplicate_comes_late():
         {
             "worst": evidence(0.9, 0.0, 0.0),
             "its twin": evidence(0.8, 0.1, 0.0),  # 0.8 * 0.1, less than the others
-            "far": evidence(0.2, 6.0, 8.0),  # 0.2 * 10
-            "near": evidence(0.5, 3.0, 0.0),  # 0.5 * 3, then still 0.5 * 3
+            "far": evidence(0.1, 6.0, 8.0),  # 0.1 * 10
+            "near": evidence(0.5, 3.0, 0.0),  # 0.5 * 3
         }
     )
-    assert [place.case for place in places] == ["worst", "far", "near", "its twin"]
+    assert [place.case for place in places] == ["worst", "near", "far", "its twin"]
     assert places[0].distance is None
     distances = [place.distance or 0.0 for place in places[1:]]
-    np.testing.assert_allclose(distances, [10.0, 3.0, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(distances, [3.0, 73**0.5, 0.1], rtol=1e-6)
 
 
 def test_among_duplicates_scores_and_then_names_decide():
