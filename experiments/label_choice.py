@@ -32,6 +32,7 @@ from cifp_jax.training import features, prediction, runs
 from experiments.collect import read_results
 from experiments.report import RESULTS
 from experiments.run import run_table
+from experiments.stop import stoppable
 from experiments.tables import Cell
 
 FIRST, MORE = 3, 4
@@ -203,7 +204,8 @@ def check(
     """
 
     def train(cells: Sequence[Cell]) -> None:
-        outcome = run_table(cells, folder, results / "runs", environment={})
+        with stoppable() as stop:
+            outcome = run_table(cells, folder, results / "runs", environment={}, stop=stop)
         ended = [name for name, status in outcome.items() if status != "done"]
         left = len(cells) - sum(1 for c in cells if (results / f"runs/{c.name}.json").exists())
         if ended or left:
