@@ -85,6 +85,7 @@ def predict(
     *, network: str, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], batch: int
 ) -> Work:
     """Probabilities of one scan by sliding windows (V-Net), or of one volume of slices (U-Net)."""
+    parallel.use_cores((), 1)
     config = configuration(network, "supervised", patch, 2)
     rank = splits.LAYOUTS[config.data.name].rank
     config.evaluation.batch = batch

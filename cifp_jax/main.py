@@ -89,10 +89,11 @@ def main(argv: Sequence[str]) -> None:
     name = "compare" if config.compare else config.method.name
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(file, name))
     try:
+        trains = _MODE.value == "train"
         if config.parallel != "none":
-            sizes = build.batch_sizes(config)
+            sizes = build.batch_sizes(config) if trains else {}
             parallel.use_cores(tuple(sizes.values()), build.batch_unit(config))
-        build.check_config(config)
+        build.check_config(config, trains=trains)
         if config.compare:
             compare.run(config, workdir, mode=_MODE.value)
         elif _MODE.value == "train":

@@ -32,6 +32,13 @@ def make_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def local_mesh(size: int, mode: str) -> Mesh:
+    """A mesh over as many devices of this process as divide a batch of `size`; one for `none`."""
+    devices = jax.local_devices()[: 1 if mode == "none" else None]
+    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
+    return Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+
+
 def shard_count(mode: str) -> int:
     """Number of blocks that the batch is cut into: one per device, or one."""
     if mode not in MODES:
@@ -150,12 +157,24 @@ def swap_pairs(x: PyTree) -> PyTree:
     return jax.tree.map(swap, x)
 
 
-def labeled_partner(unlabeled: int, labeled: int) -> Int[Array, " u"]:
-    """The labelled partner of each unlabelled example, `floor(i * labeled / unlabeled)`.
+def take_partners(x: PyTree, unlabeled: int, shards: int) -> PyTree:
+    """Of each unlabelled example its labelled partner's entry, number `floor(i * l / u)` of `x`.
 
-    This rule (unlike `i mod labeled`) names the same partners on any device layout.
+    This rule (unlike `i mod l`) names the same partners on any device layout.
+
+    Args:
+      x: arrays with an entry for each of l labelled examples.
+      unlabeled: their number u.
+      shards: blocks in the batch; partners share one, so that no entry travels between devices.
     """
-    return jnp.arange(unlabeled) * labeled // unlabeled
+
+    def take(t: Array) -> Array:
+        blocks = t.reshape((shards, -1, *t.shape[1:]))
+        own = unlabeled // shards
+        partner = jnp.arange(own) * blocks.shape[1] // own
+        return jnp.take(blocks, partner, axis=1).reshape((unlabeled, *t.shape[1:]))
+
+    return x if jax.tree.leaves(x)[0].shape[0] == unlabeled else jax.tree.map(take, x)
 
 
 def use_cores(sizes: Sequence[int], unit: int) -> None:
@@ -246,6 +265,26 @@ def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
 def replicate(tree: PyTree, mode: str, mesh: Mesh) -> PyTree:
     """A state, or what devices share, where the compiled step expects it: whole on each of them."""
     return jax.device_put(tree, None if mode == "none" else NamedSharding(mesh, PartitionSpec()))
+
+
+def map_batch(function: Callable[[Any, Any], Array], mesh: Mesh) -> Callable[[Any, Any], Array]:
+    """`function(whole, batch)` compiled, each device of a mesh computing its part of the batch.
+
+    `whole` is to be replicated over the mesh, which is worth doing once for many calls. The result
+    lies on the mesh's first device.
+    """
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.jit(
+        jax.shard_map(
+            function, mesh=mesh, in_specs=(whole, split), out_specs=split, check_vma=False
+        )
+    )
+
+    def run(replicated: Any, batch: Any) -> Array:
+        parts = jax.device_put(batch, NamedSharding(mesh, split))
+        return jax.device_put(mapped(replicated, parts), mesh.devices.flat[0])
+
+    return run
 
 
 def free_memory() -> int | None:

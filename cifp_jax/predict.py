@@ -75,7 +75,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prediction_config(config: Config) -> Config:
-    """The run's settings with half-overlapping windows that count more in their middle."""
+    """The run's settings with half-overlapping windows that count more in their middle.
+
+    All devices share the windows, whatever the run was trained on.
+    """
+    config.parallel = "jit"
     config.evaluation.stride = tuple(max(side // 2, 1) for side in config.data.patch_size)
     config.evaluation.gaussian = True
     return config
@@ -215,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax remarks on what it restores below that
     parallel.use_compilation_cache()
+    parallel.use_cores((), 1)
     maps = [name for name in ("probabilities", "uncertainty") if getattr(arguments, name)]
     try:
         if arguments.output.resolve() in (

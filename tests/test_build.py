@@ -53,6 +53,12 @@ def test_a_setting_that_cannot_work_is_named(key, value, answer, root):
     assert answer in str(error.value)
 
 
+def test_a_run_is_evaluated_on_devices_that_do_not_divide_its_batch(root):
+    config = small(root)
+    config.data.batch_labeled = 3
+    build.check_config(config, trains=False)
+
+
 def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):
     write_phantoms(tmp_path, 3, train=3, validation=1, shape=(24, 20, 16))
     config = small(tmp_path, name="la", on_device=True, patch_size=(16, 16, 16), validation=1)

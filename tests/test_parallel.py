@@ -43,10 +43,14 @@ def test_streams_are_joined_inside_each_block_and_parted_again():
 
 
 def test_partners_are_the_same_on_any_layout():
-    np.testing.assert_array_equal(parallel.labeled_partner(6, 3), [0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(parallel.labeled_partner(2, 4), [0, 2])
-    blocks = [parallel.labeled_partner(3, 2) + 2 * device for device in range(4)]
-    np.testing.assert_array_equal(jnp.concatenate(blocks), parallel.labeled_partner(12, 8))
+    x = {"a": jnp.arange(3), "b": jnp.arange(6).reshape(3, 2)}
+    got = parallel.take_partners(x, 6, 1)
+    np.testing.assert_array_equal(got["a"], [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(got["b"][4], [4, 5])
+    np.testing.assert_array_equal(parallel.take_partners(jnp.arange(4), 2, 1), [0, 2])
+    np.testing.assert_array_equal(parallel.take_partners(jnp.arange(4), 4, 1), [0, 1, 2, 3])
+    whole = parallel.take_partners(jnp.arange(8), 12, 1)
+    np.testing.assert_array_equal(parallel.take_partners(jnp.arange(8), 12, 4), whole)
 
 
 def test_pairs_swap():
@@ -60,6 +64,23 @@ def test_example_keys_depend_on_the_index_alone():
     keys = parallel.example_keys(rng, jnp.array([7, 3]))
     assert keys[1] == jax.random.fold_in(rng, 3)
     assert keys[0] != keys[1]
+
+
+def test_a_mapped_batch_is_computed_by_the_devices_that_divide_it():
+    def function(factor, batch):
+        # The mean tells a device's own part from the whole.
+        return factor * batch["x"] - jnp.mean(batch["x"])
+
+    batch = {"x": np.arange(8.0, dtype=np.float32)}
+    for size, mode, devices in ((8, "jit", 4), (8, "none", 1), (6, "pmap", 3), (7, "jit", 1)):
+        mesh = parallel.local_mesh(size, mode)
+        assert mesh.size == devices
+        factor = parallel.replicate(np.float32(2), "jit", mesh)
+        x = batch["x"][:size]
+        got = parallel.map_batch(function, mesh)(factor, {"x": x})
+        means = x.reshape(devices, -1).mean(axis=1).repeat(size // devices)
+        np.testing.assert_allclose(got, 2 * x - means, rtol=1e-6)
+        assert got.devices() == {jax.devices()[0]}
 
 
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(4, 8), (8, 12), (0, 8)])

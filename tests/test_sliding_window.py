@@ -148,7 +148,8 @@ def test_one_network_for_all_scans_and_one_bucket_for_similar_ones():
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     # The network: once, ever. Anything at all: only where a new bucket, (64, 32, 32), comes up.
-    assert traced == [(4, 8, 8, 8, 1)]
+    # A batch of 4 windows: one for each of the 4 devices.
+    assert traced == [(1, 8, 8, 8, 1)]
     assert counts[0] == counts[1] < counts[2] == counts[3]
 
 
@@ -180,7 +181,7 @@ def test_slicewise_compiles_once():
     predict = make_slicewise(counted, (16, 16), 4, K)
     for shape in [(3, 20, 16), (9, 16, 31), (4, 16, 16)]:
         predict(make_variables(), np.zeros(shape, np.float32))
-    assert traced == [(4, 16, 16, 1)]
+    assert traced == [(1, 16, 16, 1)]  # a batch of 4, one slice for each of the 4 devices
 
 
 def test_settings_that_cannot_work_are_refused():

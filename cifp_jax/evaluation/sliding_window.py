@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from cifp_jax import parallel
 from cifp_jax.data.transforms import zoom_nearest
 
 Apply = Callable[[Any, Float[Array, "n *patch c"]], Float[Array, "n *patch k"]]
@@ -67,6 +68,7 @@ def make_sliding_window(
     classes: int,
     *,
     gaussian: bool = False,
+    mode: str = "jit",
 ) -> PredictVolume:
     """Builds `predict(variables, volume) -> probabilities` for a network of fixed input size.
 
@@ -76,7 +78,7 @@ def make_sliding_window(
 
     The network is compiled once, for `batch` windows, whatever the sizes of the scans. Cutting the
     windows out and adding them up is compiled once per bucket: the sides of a scan, rounded up to
-    multiples of 32. The device holds one volume, its `classes` sums and one batch at a time.
+    multiples of 32. The first device holds one volume, its `classes` sums and one batch at a time.
 
     Args:
       apply: `(variables, windows (n, *patch_size, c)) -> logits (n, *patch_size, classes)`.
@@ -87,6 +89,7 @@ def make_sliding_window(
       gaussian: weigh a window's voxels by a Gaussian around its middle, with a standard deviation
         of an eighth of each side, as its border sees less of what is around (the habit is
         nnU-Net's).
+      mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
 
     Returns:
       `predict(variables, volume (*spatial,) or (*spatial, c)) -> (*spatial, classes)`, float32,
@@ -105,10 +108,10 @@ def make_sliding_window(
         size = (*patch, volume.shape[-1])
         return jax.vmap(lambda start: jax.lax.dynamic_slice(volume, (*start, 0), size))(starts)
 
-    @jax.jit
     def forward(
-        variables: Any, windows: Float[Array, "n *patch c"], weights: Float[Array, " n"]
+        variables: Any, batch: tuple[Float[Array, "n *patch c"], Float[Array, " n"]]
     ) -> Float[Array, "n *patch k"]:
+        windows, weights = batch
         probabilities = jax.nn.softmax(apply(variables, windows).astype(jnp.float32))
         probabilities *= weights.reshape((-1,) + (1,) * (windows.ndim - 1))
         return probabilities * importance if gaussian else probabilities
@@ -125,6 +128,8 @@ def make_sliding_window(
 
         return jax.lax.fori_loop(0, batch, add_one, total)
 
+    mesh = parallel.local_mesh(batch, mode)
+    forward_all = parallel.map_batch(forward, mesh)
     # Donated, so that the sums are added to in place.
     add_in_place = jax.jit(add, donate_argnums=0)
 
@@ -148,7 +153,7 @@ def make_sliding_window(
         channels = volume.reshape(*shape, -1).astype(np.float32)
         on_device = jnp.asarray(np.pad(channels, [*around, (0, 0)]))
         # Copied once a scan instead of once a batch where they come from the host.
-        variables = jax.device_put(variables)
+        variables = parallel.replicate(variables, "jit", mesh)
         total = jnp.zeros((*bucket, classes), jnp.float32)
         corners = np.array(list(itertools.product(*axes)), np.int32)
         for first in range(0, len(corners), batch):
@@ -156,7 +161,7 @@ def make_sliding_window(
             unused = batch - len(starts)
             weights = np.pad(np.ones(len(starts), np.float32), (0, unused))
             starts = np.pad(starts, ((0, unused), (0, 0)))
-            probabilities = forward(variables, cut(on_device, starts), weights)
+            probabilities = forward_all(variables, (cut(on_device, starts), weights))
             total = add_in_place(total, probabilities, starts)
             # Without this the host would queue every batch at once, and their memory with them.
             total.block_until_ready()
@@ -167,7 +172,7 @@ def make_sliding_window(
 
 
 def make_slicewise(
-    apply: Apply, patch_size: Sequence[int], batch: int, classes: int
+    apply: Apply, patch_size: Sequence[int], batch: int, classes: int, *, mode: str = "jit"
 ) -> PredictVolume:
     """Builds `predict(variables, volume) -> probabilities` for a 2D network on volumes (Z, H, W).
 
@@ -180,6 +185,7 @@ def make_slicewise(
       patch_size: (h, w), pixels.
       batch: slices in one forward pass; the last batch is filled up with zeros.
       classes: number of classes, background included.
+      mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
 
     Returns:
       `predict(variables, volume (Z, H, W)) -> (Z, H, W, classes)`, float32, NumPy.
@@ -190,21 +196,23 @@ def make_slicewise(
     _check(patch_size, batch, classes, None)
     patch = tuple(patch_size)
 
-    @jax.jit
     def forward(variables: Any, slices: Float[Array, "n h w 1"]) -> Float[Array, "n h w k"]:
         return jax.nn.softmax(apply(variables, slices).astype(jnp.float32))
+
+    mesh = parallel.local_mesh(batch, mode)
+    forward_all = parallel.map_batch(forward, mesh)
 
     def predict(variables: Any, volume: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s k"]:
         if volume.ndim != 3:
             raise ValueError(
                 f"A volume of slices has the axes (Z, H, W), not shape {volume.shape}."
             )
-        variables = jax.device_put(variables)
+        variables = parallel.replicate(variables, "jit", mesh)
         result = np.empty((*volume.shape, classes), np.float32)
         for first in range(0, len(volume), batch):
             slices = zoom_nearest(volume[first : first + batch], patch).astype(np.float32)
             filled = np.pad(slices, ((0, batch - len(slices)), (0, 0), (0, 0)))
-            probabilities = np.asarray(forward(variables, filled[..., None]))[: len(slices)]
+            probabilities = np.asarray(forward_all(variables, filled[..., None]))[: len(slices)]
             result[first : first + batch] = _zoom_back(probabilities, volume.shape[1:])
         return result
 

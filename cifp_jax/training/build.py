@@ -60,8 +60,11 @@ def batch_unit(config: Config) -> int:
     return config.training.accumulate * (2 if any(find_method(n).pairs for n in names) else 1)
 
 
-def check_config(config: Config) -> None:
-    """Raises ValueError at the first setting that cannot work; reads no file."""
+def check_config(config: Config, *, trains: bool = True) -> None:
+    """Raises ValueError at the first setting that cannot work; reads no file.
+
+    Only where it `trains` do the devices have to divide the batch.
+    """
     _one_of("model.name", config.model.name, tuple(NETWORKS))
     _one_of("precision", config.precision, tuple(PRECISIONS))
     _one_of("data.name", config.data.name, tuple(splits.LAYOUTS))
@@ -103,7 +106,8 @@ def check_config(config: Config) -> None:
     for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
         if config.training[key] < 1:
             raise ValueError(f"config.training.{key} must be at least 1.")
-    parallel.check_batch(batch_sizes(config), batch_unit(config), config.parallel)
+    if trains:
+        parallel.check_batch(batch_sizes(config), batch_unit(config), config.parallel)
 
 
 def make_split(config: Config) -> splits.Split:

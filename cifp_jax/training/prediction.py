@@ -52,7 +52,9 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
     layout = splits.LAYOUTS[config.data.name]
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
     if layout.rank == 2 and not layout.own:
-        predict = sliding_window.make_slicewise(apply, patch, batch, config.model.classes)
+        predict = sliding_window.make_slicewise(
+            apply, patch, batch, config.model.classes, mode=config.parallel
+        )
     else:
         stride = tuple(config.evaluation.stride)
         if layout.rank == 2:
@@ -64,6 +66,7 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
             batch,
             config.model.classes,
             gaussian=config.evaluation.gaussian,
+            mode=config.parallel,
         )
 
     def predictor(variables: dict[str, Any]) -> Predict:
