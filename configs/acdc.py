@@ -28,9 +28,8 @@ def get_config(variant: str = "full") -> Config:
         config.training.steps = steps
         config.training.evaluate_every = 500 if variant == "laptop" else 250
         config.training.checkpoint_every = 250
-        # A short budget wants a slow ramp: the shorter, the slower. Pre-training takes a third.
-        config.method.ramp_steps = steps // 3 if variant == "laptop" else steps
-        config.method.pretrain_steps = steps // 3
+        # A short budget wants a ramp, and a pre-training, over a third of it.
+        config.method.ramp_steps = config.method.pretrain_steps = steps // 3
         config.method.threshold_steps = steps
     elif variant != "full":
         raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: full, laptop, small.")

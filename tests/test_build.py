@@ -37,7 +37,7 @@ def root(tmp_path_factory):
         ("evaluation.weights", "mean", "known: ema, student"),
         ("evaluation.report", "first", "known: last, best"),
         ("evaluation.empty", "nan", "known: diagonal, literature"),
-        ("data.batch_labeled", 3, "config.data.batch_labeled=3 cannot be cut into multiples of 2"),
+        ("training.accumulate", 3, "batch_labeled=2 cannot be cut into multiples of 3"),
         ("data.patch_size", (32,), "must be 2 positive numbers"),
         ("data.downsample", 2, "1 for slices"),
         ("data.on_device", True, "not acdc; set config.data.on_device=False"),
@@ -57,6 +57,22 @@ def test_a_run_is_evaluated_on_devices_that_do_not_divide_its_batch(root):
     config = small(root)
     config.data.batch_labeled = 3
     build.check_config(config, trains=False)
+
+
+def test_a_device_needs_whole_pairs_where_images_are_mixed_in_pairs(root):
+    def unit(**settings) -> int:
+        config = small(root)
+        config.update_from_flattened_dict(settings)
+        return build.batch_unit(config)
+
+    assert unit() == 1  # boxes of CIFP come from the labelled partner
+    assert unit(**{"method.cutmix_source": "unlabeled"}) == 2
+    assert unit(**{"method.cutmix_source": "unlabeled", "method.cutmix": 0.0}) == 1
+    assert unit(**{"method.key_source": "unlabeled"}) == 2
+    assert unit(**{"method.perturbation": "learned"}) == 2
+    assert unit(**{"method.name": "unimatch", "training.accumulate": 3}) == 6
+    assert unit(**{"method.name": "supervised"}) == 1
+    assert unit(compare=("supervised", "unimatch")) == 2
 
 
 def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):

@@ -174,13 +174,27 @@ def test_a_surer_teacher_gives_a_higher_reliability():
 
 def test_the_students_features_are_perturbed_by_labelled_ones():
     # A target of the weak view alone, so that labelled images act through the student only.
-    step = compiled(functools.partial(evaluate, fusion="weak_only", threshold=0.0))
+    step = compiled(functools.partial(evaluate, fusion="weak_only", threshold=0.0, cutmix=0.0))
     batch = make_batch()
     before = step(make_params(0), make_params(6), batch)[1][1]
     batch["labeled"]["image"] = -batch["labeled"]["image"]
     after = step(make_params(0), make_params(6), batch)[1][1]
     assert float(before["strong"][0]) == float(after["strong"][0])
     assert abs(float(before["feature"][0] - after["feature"][0])) > 1e-5
+
+
+def test_boxes_of_labelled_images_bring_their_true_label():
+    # The teacher says the same of both batches, so another loss is that of the boxes.
+    settings = {"perturbation": "none", "present_only": False}
+    teacher = make_params(6)
+    teacher["out"] = jnp.zeros_like(teacher["out"])
+    step = compiled(functools.partial(evaluate, **settings))
+    batch = make_batch()
+    before = step(make_params(0), teacher, batch)[1][1]
+    batch["labeled"]["label"] = (batch["labeled"]["label"] + 1) % CLASSES
+    after = step(make_params(0), teacher, batch)[1][1]
+    assert float(before["pseudo_share_1"][0]) == float(after["pseudo_share_1"][0])
+    assert abs(float(before["strong"][0] - after["strong"][0])) > 1e-3
 
 
 def test_projections_are_trained_by_the_exchange_between_labelled_images():
@@ -199,6 +213,7 @@ def test_projections_are_trained_by_the_exchange_between_labelled_images():
         {"key_source": "noise", "gate": "random", "fusion": "random", "target": "soft"},
         {"perturbation": "channel_dropout", "fusion": "weak_only", "threshold": 0.5},
         {"stages": (1, 3), "fusion": "entropy_kl", "strong_member": True, "present_only": True},
+        {"cutmix_source": "unlabeled", "cutmix": 0.9},
     ],
 )
 def test_every_switch_trains_and_changes_the_loss(settings):
@@ -262,6 +277,7 @@ def test_blocks_of_a_mesh_exchange_no_features(key_source):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"cutmix_source": "bank"}, "cutmix_source is 'bank'; known: labeled, unlabeled"),
         ({"strong_views": 3}, "strong_views is 3; known: 1, 2"),
         ({"fusion": "max"}, "fusion is 'max'; known: entropy"),
         ({"target": "firm"}, "target is 'firm'; known: hard, soft"),

@@ -132,10 +132,14 @@ def test_cutmix_pastes_the_neighbour_into_the_box_everywhere_alike():
     image = jnp.arange(4.0)[:, None, None, None] * jnp.ones((4, 6, 8, 2))
     target = image[..., 0]
     mask = jnp.zeros((4, 6, 8), bool).at[0, 1:3, 2:7].set(True).at[3, 0, :].set(True)
-    out, mixed = views.cutmix((image, target), mask)
+    ((out, mixed),) = views.mix(target, [image], [mask])
     want = np.array(target)
     want[0, 1:3, 2:7] = 1  # from its neighbour, example 1
     want[3, 0] = 2
     np.testing.assert_array_equal(mixed, want)
     np.testing.assert_array_equal(out[..., 0], want)
     np.testing.assert_array_equal(out[..., 1], want)
+    # Or what is given, with its own target.
+    ((out, mixed),) = views.mix(target, [image], [mask], (image + 10, target + 20))
+    np.testing.assert_array_equal(out[..., 0], np.where(mask, image[..., 0] + 10, image[..., 0]))
+    np.testing.assert_array_equal(mixed, np.where(mask, target + 20, target))

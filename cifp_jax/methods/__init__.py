@@ -23,6 +23,16 @@ def _no_parameters(*_: Any, **settings: Any) -> dict[str, Any]:
     return {}
 
 
+def _always(**settings: Any) -> bool:
+    del settings
+    return True
+
+
+def _never(**settings: Any) -> bool:
+    del settings
+    return False
+
+
 class Method(NamedTuple):
     """A way of training.
 
@@ -37,7 +47,8 @@ class Method(NamedTuple):
       teachers: moving averages of the first student; the first of them is evaluated.
       decays: `(step, decay, **settings)` gives the decay of each teacher at a step, where `decay`
         is `config.ema.decay`: 1 leaves a teacher as it is, 0 makes it the student.
-      pairs: whether images of a batch are mixed in pairs, so that each device needs whole pairs.
+      pairs: `(**settings)` says whether images of a stream are mixed in pairs, so that each device
+        needs whole pairs; it gets every setting.
     """
 
     loss: Callable
@@ -45,18 +56,18 @@ class Method(NamedTuple):
     students: int = 1
     teachers: int = 1
     decays: Callable = one_teacher
-    pairs: bool = True
+    pairs: Callable[..., bool] = _always
 
 
 METHODS: dict[str, Method] = {
     "ad_mt": Method(ad_mt.loss, teachers=2, decays=ad_mt.decays),
     "bcp": Method(bcp.loss, decays=bcp.decays),
-    "cifp": Method(cifp.loss, cifp.init),
-    "cps": Method(cps.loss, students=2, pairs=False),
+    "cifp": Method(cifp.loss, cifp.init, pairs=cifp.pairs),
+    "cps": Method(cps.loss, students=2, pairs=_never),
     "crossmatch": Method(crossmatch.loss),
     "fixmatch": Method(fixmatch.loss),
-    "mean_teacher": Method(mean_teacher.loss, pairs=False),
-    "supervised": Method(supervised.loss, pairs=False),
-    "ua_mt": Method(ua_mt.loss, pairs=False),
+    "mean_teacher": Method(mean_teacher.loss, pairs=_never),
+    "supervised": Method(supervised.loss, pairs=_never),
+    "ua_mt": Method(ua_mt.loss, pairs=_never),
     "unimatch": Method(unimatch.loss),
 }

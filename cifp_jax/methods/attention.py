@@ -168,15 +168,10 @@ def _group(
         return unlabeled
     if labeled is None:
         raise ValueError(f"Key source {settings.key_source!r} needs the labelled images.")
-    blocks = labeled.reshape((shards, -1, *labeled.shape[1:]))
     if settings.key_source == "bank":
+        blocks = labeled.reshape((shards, -1, *labeled.shape[1:]))
         return blocks.reshape((shards, -1, *labeled.shape[2:]))
-    size = unlabeled.shape[0]
-    if size == labeled.shape[0]:
-        return labeled
-    # Inside a block: an index along the sharded axis would make the devices exchange features.
-    partner = parallel.labeled_partner(size // shards, blocks.shape[1])
-    return jnp.take(blocks, partner, axis=1).reshape((size, *labeled.shape[1:]))
+    return parallel.take_partners(labeled, unlabeled.shape[0], shards)
 
 
 def _stage_keys(keys: Key[Array, " b"], stage: int) -> Key[Array, " b"]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from cifp_jax import parallel
 from cifp_jax.methods import attention, losses, views
 from cifp_jax.methods.fusion import fuse, fusion_loss
+from cifp_jax.methods.options import check_option
 from cifp_jax.methods.passes import clean_pass
 from cifp_jax.methods.pseudo_labels import Metrics, metrics_of, teach
 from cifp_jax.models.network import Network
@@ -47,7 +48,8 @@ def loss(
     threshold: float = 0.95,
     strong_member: bool = False,
     strong_views: int = 1,
-    cutmix: float = 0.5,
+    cutmix: float = 1.0,
+    cutmix_source: str = "labeled",
     present_only: bool = True,
     lambda_max: float = 1.0,
     ramp_steps: int = 6000,
@@ -95,6 +97,8 @@ def loss(
         the fusion.
       strong_views: one or two.
       cutmix: probability of a box; 0 switches CutMix off.
+      cutmix_source: what a box shows: labeled, the labelled partner under a photometric change,
+        with its true label and R = 1; or unlabeled, another strong view and its pseudo label.
       present_only: whether the Dice of pseudo labels leaves out classes that they lack.
       lambda_max: weight of the unlabelled losses after the ramp.
       ramp_steps: length of the ramp.
@@ -105,6 +109,7 @@ def loss(
     Raises:
       ValueError: a setting is none of the known names; its message names those.
     """
+    check_option("cutmix_source", cutmix_source, ("labeled", "unlabeled"))
     settings = attention.Settings(
         perturbation=perturbation,
         stages=tuple(stages),
@@ -157,7 +162,12 @@ def loss(
     goal = (teaching.fused.target, teaching.fused.reliability)
 
     # The strong views, in one batch.
-    x_s, goal_s = functools.reduce(join, views.mix(goal, photos, boxes))
+    pasted = None
+    if cutmix_source == "labeled":
+        keys = parallel.example_keys(jax.random.fold_in(rng_views, strong_views), index_l)
+        shown = (jax.vmap(views.photometric)(keys, x_l), (label, jnp.ones(label.shape[:-1])))
+        pasted = parallel.take_partners(shown, x_w.shape[0], shards)
+    x_s, goal_s = functools.reduce(join, views.mix(goal, photos, boxes, pasted))
     keys = [parallel.example_keys(k, index_u) for k in jax.random.split(rng_strong, strong_views)]
     logits_s, _ = student.forward(x_s, functools.reduce(join, keys), stats)
     terms["strong"] = loss_of(logits_s, *goal_s)
@@ -207,3 +217,12 @@ def init(rng: Key[Array, ""], feature_channels: tuple[int, ...], **settings: Any
     if chosen.perturbation != "learned":
         return {}
     return attention.init_projections(rng, feature_channels, chosen)
+
+
+def pairs(
+    *, perturbation: str, key_source: str, cutmix: float, cutmix_source: str, **settings: Any
+) -> bool:
+    """Whether an image needs a neighbour of its own stream; a labelled partner it always has."""
+    del settings
+    pasted = cutmix > 0 and cutmix_source == "unlabeled"
+    return pasted or key_source == "unlabeled" or perturbation == "learned"

@@ -122,20 +122,20 @@ def box_mask(
     return mask
 
 
-def cutmix(x: PyTree, mask: Bool[Array, "b *spatial"]) -> PyTree:
-    """Pastes the box of each example's neighbour (`parallel.swap_pairs`) into the example.
+def paste(x: PyTree, other: PyTree, mask: Bool[Array, "b *spatial"]) -> PyTree:
+    """CutMix: `other` where the mask is True, `x` around it.
 
     Args:
       x: arrays of shape `(b, *spatial)` or `(b, *spatial, k)`: images, targets and weights are to
         be mixed by the same mask.
-      mask: True where the neighbour is seen.
+      other: as `x`.
+      mask: the boxes.
     """
 
-    def mix(a: Shaped[Array, "b *rest"]) -> Shaped[Array, "b *rest"]:
-        box = mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))
-        return jnp.where(box, parallel.swap_pairs(a), a)
+    def mix(a: Shaped[Array, "b *rest"], b: Shaped[Array, "b *rest"]) -> Shaped[Array, "b *rest"]:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), b, a)
 
-    return jax.tree.map(mix, x)
+    return jax.tree.map(mix, x, other)
 
 
 def strong_views(
@@ -174,9 +174,21 @@ def mix(
     goal: PyTree,
     photos: list[Float[Array, "u *spatial c"]],
     boxes: list[Bool[Array, "u *spatial"] | None],
+    other: PyTree = None,
 ) -> list[tuple[Float[Array, "u *spatial c"], PyTree]]:
-    """Each view with its goal (targets, weights), both mixed by the view's box where it has one."""
-    return [
-        (photo, goal) if box is None else cutmix((photo, goal), box)
-        for photo, box in zip(photos, boxes, strict=True)
-    ]
+    """Each view with its goal (targets, weights), both mixed by the view's box where it has one.
+
+    Args:
+      goal: of the images.
+      photos: their views.
+      boxes: of the views.
+      other: what is pasted, a view and its goal; each view's neighbour in the batch
+        (`parallel.swap_pairs`) where it is not given.
+    """
+    mixed = []
+    for photo, box in zip(photos, boxes, strict=True):
+        view = (photo, goal)
+        if box is not None:
+            view = paste(view, parallel.swap_pairs(view) if other is None else other, box)
+        mixed.append(view)
+    return mixed

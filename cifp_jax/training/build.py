@@ -32,9 +32,10 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
 
 
-def method_config(config: Config) -> dict[str, Any]:
-    """The settings of the chosen method that differ from its loss's defaults."""
-    method, name = find_method(config.method.name), config.method.name
+def method_config(config: Config, name: str = "") -> dict[str, Any]:
+    """The given settings of the chosen method, or of that of another `name`; no defaults."""
+    name = name or config.method.name
+    method = find_method(name)
     preset = method_settings(method, config.presets[name].to_dict())
     return preset | method_settings(method, config.method.to_dict())
 
@@ -56,8 +57,11 @@ def batch_sizes(config: Config) -> dict[str, int]:
 
 def batch_unit(config: Config) -> int:
     """What a device's share of each stream is a multiple of: parts, and pairs where images mix."""
-    names = config.compare or (config.method.name,)
-    return config.training.accumulate * (2 if any(find_method(n).pairs for n in names) else 1)
+    pairs = [
+        find_method(name).pairs(**(method_defaults(name) | method_config(config, name)))
+        for name in config.compare or (config.method.name,)
+    ]
+    return config.training.accumulate * (2 if any(pairs) else 1)
 
 
 def check_config(config: Config, *, trains: bool = True) -> None:
