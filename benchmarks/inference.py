@@ -20,7 +20,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer windows, one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
-    parser.add_argument("--batch", type=int, default=4, help="windows or slices in one pass")
+    parser.add_argument("--batch", type=int, default=2, help="windows or slices in one pass")
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/inference.json")
     )

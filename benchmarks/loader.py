@@ -1,6 +1,6 @@
 """The loader alone, and the share of training that waits for it: `python -m benchmarks.loader`.
 
-With `--root` it reads real files (of `--config`'s layout), else phantoms that it writes to a
+With `--root` it reads real files (of `--layout`'s kind), else phantoms that it writes to a
 temporary folder. PyTorch's side is a `DataLoader` over the same files with the same augmentation.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-STAGES, TOKENS, TAU, BOX, SMOOTH = (3, 4, 5), 256, 0.1, 0.5, 1e-5
+STAGES, TOKENS, TAU, SMOOTH = (3, 4, 5), 256, 0.1, 1e-5
 
 
 def segmentation_loss(
@@ -63,23 +63,15 @@ def photometric(x: torch.Tensor) -> torch.Tensor:
 
 
 def box_masks(count: int, spatial: Sequence[int], device: Any) -> torch.Tensor:
-    """A box of 2 to 40 % of each image, or none (probability one half)."""
+    """A box of 2 to 40 % of each image."""
     mask = torch.zeros((count, *spatial), dtype=torch.bool, device=device)
     for i in range(count):
-        if torch.rand(()) < BOX:
-            share = (0.02 + 0.38 * torch.rand(())).item() ** (1 / len(spatial))
-            sides = [max(1, round(n * share)) for n in spatial]
-            starts = [
-                int(torch.randint(n - s + 1, ())) for n, s in zip(spatial, sides, strict=True)
-            ]
-            where = tuple(slice(a, a + s) for a, s in zip(starts, sides, strict=True))
-            mask[(i, *where)] = True
+        share = (0.02 + 0.38 * torch.rand(())).item() ** (1 / len(spatial))
+        sides = [max(1, round(n * share)) for n in spatial]
+        starts = [int(torch.randint(n - s + 1, ())) for n, s in zip(spatial, sides, strict=True)]
+        where = tuple(slice(a, a + s) for a, s in zip(starts, sides, strict=True))
+        mask[(i, *where)] = True
     return mask
-
-
-def swap(x: torch.Tensor) -> torch.Tensor:
-    """Examples 2k and 2k + 1 exchange places."""
-    return x.reshape(-1, 2, *x.shape[1:]).flip(1).reshape(x.shape)
 
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
@@ -153,10 +145,9 @@ def loss(
         perturbed = teacher.decode(perturb(plan, taught_u, taught_l)).float().softmax(1)
         target, reliability = fuse(weak, perturbed)
         mask = box_masks(len(x_w), x_w.shape[2:], x_w.device)
-        photo = photometric(x_w)
-        x_s = torch.where(mask[:, None], swap(photo), photo)
-        target_s = torch.where(mask[:, None], swap(target), target)
-        reliability_s = torch.where(mask, swap(reliability), reliability)
+        x_s = torch.where(mask[:, None], photometric(x_l), photometric(x_w))
+        target_s = torch.where(mask[:, None], label, target)
+        reliability_s = torch.where(mask, torch.ones_like(reliability), reliability)
     strong = segmentation_loss(student(x_s), target_s, reliability_s)
     changed = perturb(plan, [f[count:] for f in features], [f[:count] for f in features])
     return total + (strong + segmentation_loss(student.decode(changed), target, reliability)) / 2
