@@ -146,7 +146,7 @@ def choices(scans: Sequence[dict[str, Any]], rest: Sequence[str]) -> dict[str, l
 
 def table(folder: pathlib.Path) -> str:
     """What came out, as Markdown, from the JSON files of `folder`."""
-    known = json.loads((folder / "ranking.json").read_text())
+    known = json.loads((folder / "ranking/scans.json").read_text())
     results = read_results(folder / "runs")
     one = next(iter(results.values()))
     steps, hardware = one["config"]["training"]["steps"], one["reported"]["facts"]["hardware"]
@@ -196,7 +196,7 @@ def check(
     seeds: Sequence[int],
     steps: int,
 ) -> None:
-    """Runs what has no result yet, and writes `ranking.json`, `runs/*.json` and `table.md`.
+    """Runs what has no result yet, and writes `ranking/scans.json`, `runs/*.json` and `table.md`.
 
     Raises:
       FileNotFoundError, ValueError: of the data or the results.
@@ -214,14 +214,14 @@ def check(
     start = listed_patients(data)[:FIRST]
     first = cell(data, folder, "first", start, 0, steps)
     train([first])
-    if not (results / "ranking.json").exists():
+    if not (results / "ranking/scans.json").exists():
         scans = rank_scans(
             folder / first.name, unlabelled_scans(first.settings["data.root"], FIRST)
         )
         rest = listed_patients(data)[FIRST:]
         known = {"choices": choices(scans, rest), "spearman": correlations(scans), "scans": scans}
-        write_json(results / "ranking.json", known)
-    chosen = json.loads((results / "ranking.json").read_text())["choices"]
+        write_json(results / "ranking/scans.json", known)
+    chosen = json.loads((results / "ranking/scans.json").read_text())["choices"]
     for seed in seeds:
         for label, more in chosen.items():
             train([cell(data, folder, label, [*start, *more], seed, steps)])

@@ -221,3 +221,9 @@ def test_published_figures_are_percentages_and_distances():
             assert len(figures) in (1, 4)
             assert 40 < figures[0] < 95
             assert all(f < 10 for f in figures[2:])
+
+
+def test_every_committed_result_can_stand_in_a_table():
+    folders = {path.parent for path in report.RESULTS.glob("*/*.json")}
+    assert len(folders) >= 4
+    assert all(report.table(collect.read_results(folder)) for folder in folders)

@@ -91,7 +91,8 @@ def test_the_table(tmp_path):
         "scans": scans,
     }
     (tmp_path / "runs").mkdir()
-    (tmp_path / "ranking.json").write_text(json.dumps(known))
+    (tmp_path / "ranking").mkdir()
+    (tmp_path / "ranking/scans.json").write_text(json.dumps(known))
     for label, dice in (("first", 50.0), ("ranked", 61.25)):
         one = {
             "protocol": PROTOCOL,
