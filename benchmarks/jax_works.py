@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.sides import Work
-from cifp_jax import parallel
+from cifp_jax import host, parallel
 from cifp_jax.config import default_config
 from cifp_jax.data import splits
 from cifp_jax.training import build, prediction
@@ -55,7 +55,8 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     """One training step, from a batch on the device to the new state."""
     config = configuration(network, method, shape, batch)
     config.precision = precision
-    parallel.use_cores(tuple(build.batch_sizes(config).values()), build.batch_unit(config))
+    host.keep_memory()
+    host.use_cores(tuple(build.batch_sizes(config).values()), build.batch_unit(config))
     mesh, mode = parallel.make_mesh(), config.parallel
     compiled = parallel.compile_step(build.make_step(config), mode, mesh)
     state = parallel.replicate(build.make_state(config), mode, mesh)
@@ -85,7 +86,8 @@ def predict(
     *, network: str, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], batch: int
 ) -> Work:
     """Probabilities of one scan by sliding windows (V-Net), or of one volume of slices (U-Net)."""
-    parallel.use_cores((), 1)
+    host.keep_memory()
+    host.use_cores((), 1)
     config = configuration(network, "supervised", patch, 2)
     rank = splits.LAYOUTS[config.data.name].rank
     config.evaluation.batch = batch

@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cifp_jax import parallel
+from cifp_jax import host
 from cifp_jax.config import default_config, method_defaults
 from cifp_jax.methods import METHODS
 from cifp_jax.training import build, compare, loop
@@ -81,7 +81,8 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
-    parallel.use_compilation_cache()
+    host.use_compilation_cache()
+    host.keep_memory()
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     config = _CONFIG.value
@@ -92,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
         trains = _MODE.value == "train"
         if config.parallel != "none":
             sizes = build.batch_sizes(config) if trains else {}
-            parallel.use_cores(tuple(sizes.values()), build.batch_unit(config))
+            host.use_cores(tuple(sizes.values()), build.batch_unit(config))
         build.check_config(config, trains=trains)
         if config.compare:
             compare.run(config, workdir, mode=_MODE.value)

@@ -11,9 +11,7 @@ over a mesh of all devices of all processes (`jit`), and pmapped over the device
 """
 
 import functools
-import os
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -123,17 +121,6 @@ def random_numbers() -> Any:
     return jax.threefry_partitionable(False)
 
 
-def use_compilation_cache() -> None:
-    """Compiled programs outlive the process, so that a second start does not compile again.
-
-    They lie in `cifp_jax` of the user's cache folder, unless JAX's own variables say otherwise:
-    `JAX_COMPILATION_CACHE_DIR` names another, `JAX_ENABLE_COMPILATION_CACHE=false` wants none.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder / "cifp_jax"))
-
-
 def example_keys(rng: Key[Array, ""], index: Int[Array, " b"]) -> Key[Array, " b"]:
     """One key an example, from its position in the stream: the same on any device layout."""
     return jax.vmap(lambda i: jax.random.fold_in(rng, i))(index)
@@ -175,30 +162,6 @@ def take_partners(x: PyTree, unlabeled: int, shards: int) -> PyTree:
         return jnp.take(blocks, partner, axis=1).reshape((unlabeled, *t.shape[1:]))
 
     return x if jax.tree.leaves(x)[0].shape[0] == unlabeled else jax.tree.map(take, x)
-
-
-def use_cores(sizes: Sequence[int], unit: int) -> None:
-    """On a CPU, one device for each core, as far as they divide the batch; before any array.
-
-    XLA computes most operations on one core, so that devices that share a batch are the faster way
-    to several cores: by a third to a half on two. A number that JAX was told is left alone.
-
-    Args:
-      sizes: examples of each stream in a batch.
-      unit: what a device's share of a stream is a multiple of.
-    """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if told or jax.config.jax_num_cpu_devices != -1:  # pyright: ignore
-        return
-    fits = [n for n in range(1, _cores() + 1) if not any(size % (n * unit) for size in sizes)]
-    jax.config.update("jax_num_cpu_devices", max(fits, default=1))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_batch(sizes: Mapping[str, int], unit: int, mode: str) -> None:

@@ -22,7 +22,7 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cifp_jax import parallel
+from cifp_jax import host
 from cifp_jax.config import Config
 from cifp_jax.data import layouts, records, splits, volumes
 from cifp_jax.data.preparation import Preparation
@@ -218,8 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 where a scan, or all, could not be segmented."""
     arguments = parse(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax remarks on what it restores below that
-    parallel.use_compilation_cache()
-    parallel.use_cores((), 1)
+    host.use_compilation_cache()
+    host.keep_memory()
+    host.use_cores((), 1)
     maps = [name for name in ("probabilities", "uncertainty") if getattr(arguments, name)]
     try:
         if arguments.output.resolve() in (

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 from cifp_jax.evaluation.report import write_json
@@ -128,8 +129,9 @@ def run_table(
     *,
     environment: dict[str, str],
     stop: Stop,
+    jobs: int = 1,
 ) -> dict[str, str]:
-    """Runs those of `cells` that have no result, one after the other.
+    """Runs those of `cells` that have no result, in their order.
 
     Args:
       cells: of a table.
@@ -137,6 +139,7 @@ def run_table(
       results: folder of their results.
       environment: variables of the runs.
       stop: ends it early.
+      jobs: cells that run at once.
 
     Returns:
       What became of each cell that has had no result; waiting, where it was not started.
@@ -145,25 +148,27 @@ def run_table(
       RuntimeError: another process holds `runs`.
       ValueError: a result there is of another protocol.
     """
-    outcome: dict[str, str] = {}
     results.mkdir(parents=True, exist_ok=True)
     with locked(runs):
         known = read_results(results)
         left = [cell for cell in cells if cell.name not in known]
-        for number, cell in enumerate(left, start=1):
+
+        def run_one(number: int, cell: tables.Cell) -> str:
             folder = runs / cell.name
             if status_of(folder)["status"] == "trained" and "data.test_list" not in cell.settings:
-                outcome[cell.name] = "trained"
-                continue
+                return "trained"
             if not stop.room():
-                outcome[cell.name] = "waiting"
-                continue
-            print(f"{number}/{len(left)} {cell.name}", end=" ", flush=True)
-            arguments = command(cell, folder)
+                return "waiting"
             result = results / f"{cell.name}.json"
-            outcome[cell.name] = run_cell(cell, folder, result, stop, arguments, environment)
-            print(outcome[cell.name], flush=True)
-    return outcome
+            place = f"{number}/{len(left)} {cell.name}"
+            print(f"{place}: started, log in {folder / 'log.txt'}", flush=True)
+            outcome = run_cell(cell, folder, result, stop, command(cell, folder), environment)
+            print(f"{place}: {outcome}", flush=True)
+            return outcome
+
+        with futures.ThreadPoolExecutor(jobs) as pool:
+            outcomes = list(pool.map(run_one, itertools.count(1), left))
+    return dict(zip((cell.name for cell in left), outcomes, strict=True))
 
 
 def choose(
@@ -219,8 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 runs = given.runs / name
                 smoke = given.table == "smoke"
                 results = runs / "results" if smoke else RESULTS / name
-                environment = quick(runs / "xla") if smoke else {}
-                outcome |= run_table(list(part), runs, results, environment=environment, stop=stop)
+                outcome |= run_table(
+                    list(part),
+                    runs,
+                    results,
+                    environment=quick(runs / "xla") if smoke else {},
+                    stop=stop,
+                    # One in 2D and one in 3D: the first of each writes the phantoms of the others.
+                    jobs=2 if smoke else 1,
+                )
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     found = {s: [c for c, status in outcome.items() if status == s] for s in set(outcome.values())}

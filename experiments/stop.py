@@ -13,7 +13,7 @@ LEAST = 120.0  # beyond that, for a start and a compilation; with less left no c
 
 
 class Stop:
-    """Passes the first SIGINT or SIGTERM on to the running cell, which saves and ends.
+    """Passes the first SIGINT or SIGTERM on to the running cells, which save and end.
 
     The end of the time does the same, `SAVING` seconds early. A cell that has not ended by then is
     killed: it goes on from the checkpoint before, which is whole.
@@ -31,13 +31,13 @@ class Stop:
             raise ValueError(f"--minutes={minutes:g} is too short: give at least {least:g}.")
         self.asked = False
         self._end = None if minutes is None else time.monotonic() + 60 * minutes - SAVING
-        self._child: subprocess.Popen | None = None
+        self._children: list[subprocess.Popen] = []
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self._child is not None and not self.asked:
-            self._child.send_signal(signal.SIGTERM)
-        self.asked = True
+        asked_before, self.asked = self.asked, True
+        for child in () if asked_before else tuple(self._children):
+            child.send_signal(signal.SIGTERM)
 
     def _left(self) -> float | None:
         """Seconds to the end of the time."""
@@ -49,8 +49,10 @@ class Stop:
         return not self.asked and (left is None or left >= LEAST)
 
     def wait(self, child: subprocess.Popen) -> int:
-        """The child's exit status."""
-        self._child = child
+        """The child's exit status; several threads may wait, each for its own."""
+        self._children.append(child)
+        if self.asked:  # between its start and this call
+            child.send_signal(signal.SIGTERM)
         try:
             code = child.wait(self._left())
         except subprocess.TimeoutExpired:
@@ -60,7 +62,7 @@ class Stop:
             except subprocess.TimeoutExpired:
                 child.kill()
                 code = child.wait()
-        self._child = None
+        self._children.remove(child)
         return code
 
 

@@ -1,7 +1,5 @@
 """The ground floor on four fake devices."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,48 +91,9 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(labeled, unlabeled):
         parallel.check_batch(sizes, 1, "jit")
 
 
-@pytest.mark.parametrize(
-    ("sizes", "unit", "cores", "devices"),
-    [
-        ((4, 4), 2, 2, 2),
-        ((4, 4), 2, 4, 2),
-        ((12, 12), 2, 16, 6),
-        ((2, 2), 2, 2, 1),
-        ((2, 2), 1, 2, 2),
-        ((3, 2), 2, 8, 1),  # refused elsewhere
-    ],
-)
-def test_cores_become_devices_as_far_as_they_divide_the_batch(
-    sizes, unit, cores, devices, monkeypatch
-):
-    told = []
-    monkeypatch.setattr(parallel, "_cores", lambda: cores)
-    monkeypatch.setattr(jax.config, "update", lambda *pair: told.append(pair))
-    parallel.use_cores(sizes, unit)
-    assert not told  # the tests' four fake devices stay
-    monkeypatch.setenv("XLA_FLAGS", "")
-    parallel.use_cores(sizes, unit)
-    assert told == [("jax_num_cpu_devices", devices)]
-
-
 def test_an_unknown_mode_names_the_known_ones():
     with pytest.raises(ValueError, match="jit, pmap, none"):
         parallel.shard_count("tpu")
-
-
-def test_compiled_programs_lie_in_the_users_cache_unless_jax_is_told_where(monkeypatch, tmp_path):
-    config: Any = jax.config
-    before = config.jax_compilation_cache_dir
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    try:
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-        parallel.use_compilation_cache()
-        assert config.jax_compilation_cache_dir == before
-        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-        parallel.use_compilation_cache()
-        assert config.jax_compilation_cache_dir == str(tmp_path / "cifp_jax")
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_free_memory_is_that_of_the_fullest_device(monkeypatch):

@@ -103,11 +103,13 @@ def run(mode: str, step, state, batch):
     mesh = parallel.make_mesh()
     compiled = parallel.compile_step(step, mode, mesh)
     state = parallel.replicate(state, mode, mesh)
+    metrics = []
     for i in range(STEPS):
-        state, metrics = compiled(state, parallel.shard_batch(batch(i), mode, mesh))
+        state, of_step = compiled(state, parallel.shard_batch(batch(i), mode, mesh))
+        metrics.append(parallel.to_host(of_step))
     return jax.device_get(
         (state.params, state.ema_params, state.batch_stats, state.ema_batch_stats)
-    ), parallel.to_host(metrics)
+    ), metrics
 
 
 @pytest.mark.parametrize(
@@ -122,10 +124,18 @@ def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, expected
         )
-        for name, pair in expected_metrics.items():
-            np.testing.assert_allclose(
-                np.asarray(metrics[name]), np.asarray(pair), rtol=1e-3, atol=1e-4, err_msg=name
-            )
+        for i, of_step in enumerate(expected_metrics):
+            for name, pair in of_step.items():
+                # BatchNorm over the few voxels of the V-Net's deepest stage multiplies rounding,
+                # which the norm of a later step's gradient shows long before the parameters do.
+                if name != "gradient_norm" or i == 0:
+                    np.testing.assert_allclose(
+                        np.asarray(metrics[i][name]),
+                        np.asarray(pair),
+                        rtol=1e-4,
+                        atol=1e-5,
+                        err_msg=f"{name} of step {i}",
+                    )
 
 
 def test_the_mesh_gathers_no_batch():
@@ -236,9 +246,10 @@ def test_bfloat16_keeps_the_state_and_the_losses_in_float32():
     assert re.search(r"stablehlo.convolution.*bf16", text)
     trees, metrics = run("none", step, new_state(), batch)
     assert {a.dtype for a in jax.tree.leaves(trees)} == {np.dtype("float32")}
-    assert metrics["loss"][0].dtype == np.float32
+    assert metrics[-1]["loss"][0].dtype == np.float32
     # Eight bits of mantissa: a relative error of 0.4 % a product.
-    np.testing.assert_allclose(metrics["loss"][0], expected["loss"][0], rtol=0.02)
+    for ours, theirs in zip(metrics, expected, strict=True):
+        np.testing.assert_allclose(ours["loss"][0], theirs["loss"][0], rtol=0.02)
 
 
 def test_steps_after_the_first_compile_nothing():

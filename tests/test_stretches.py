@@ -56,10 +56,12 @@ def cells(*labels: str) -> list[tables.Cell]:
     return [tables.Cell(label, label, "", {}) for label in labels]
 
 
-def stretch(folder: pathlib.Path, minutes: float | None, *labels: str) -> dict[str, str]:
+def stretch(
+    folder: pathlib.Path, minutes: float | None, *labels: str, jobs: int = 1
+) -> dict[str, str]:
     with stop.stoppable(minutes) as ending:
         places = folder / "runs", folder / "results"
-        return run.run_table(cells(*labels), *places, environment={}, stop=ending)
+        return run.run_table(cells(*labels), *places, environment={}, stop=ending, jobs=jobs)
 
 
 def status(folder: pathlib.Path, name: str) -> dict:
@@ -99,6 +101,26 @@ def test_a_signal_stops_the_cell_and_those_after_it(made):
     assert stretch(made, None, "long", "next") == {"long": "stopped", "next": "waiting"}
     thread.join()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_reaches_both_of_two_cells_at_once(made):
+    def interrupt() -> None:
+        while not all((made / "runs" / n / "ready").exists() for n in ("long", "long2")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    outcome = stretch(made, None, "long", "long2", "next", jobs=2)
+    assert outcome == {"long": "stopped", "long2": "stopped", "next": "waiting"}
+    thread.join()
+
+
+def test_a_cell_that_starts_beside_the_signal_is_stopped_too():
+    ending = stop.Stop()
+    ending(signal.SIGTERM, None)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert ending.wait(child) == -signal.SIGTERM
 
 
 def test_too_short_a_time_is_refused(capsys):

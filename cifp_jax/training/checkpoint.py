@@ -18,6 +18,13 @@ def _score(metrics: dict[str, float]) -> float:
     return metrics[BEST]
 
 
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 class Checkpoints:
     """The last checkpoint of a run, and the best by validation Dice; saved asynchronously.
 
@@ -90,17 +97,30 @@ class Checkpoints:
         """The state of a checkpoint, placed as `like`; `iterator`, where given, is set to it too.
 
         Raises:
-          ValueError: the checkpoint is of another network or method than `like`.
+          ValueError: the checkpoint is of another network or method than `like`, or damaged.
         """
-        items: dict[str, Any] = {
-            "state": ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        }
+        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        self._check_fits(wanted, step)
+        items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted)}
         if iterator is not None:
             items["iterator"] = grain_checkpoint.CheckpointRestore(iterator)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
         except (ValueError, KeyError) as error:
             raise ValueError(
-                f"{self.folder}/{step} does not fit this config (another network, method or data "
-                f"pipeline?). Use the run's own config, or another --workdir. Orbax says: {error}"
+                f"{self.folder}/{step} cannot be restored (damaged, or of another data pipeline?). "
+                f"Remove that folder, or use another --workdir. Orbax says: {error}"
             ) from error
+
+    def _check_fits(self, wanted: TrainState, step: int) -> None:
+        """Raises where the shapes of a checkpoint are others: reading it would stop half-way."""
+        folder = self._manager.directory / str(step) / "state"
+        saved = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
+        shapes = _shapes(ocp.tree.serialize_tree(wanted))
+        if shapes != saved:
+            name = min(n for n in shapes.keys() | saved.keys() if shapes.get(n) != saved.get(n))
+            raise ValueError(
+                f"{self.folder}/{step} does not fit this config (another network or method?): "
+                f"{name} has the shape {saved.get(name)} there and {shapes.get(name)} here. Use "
+                f"the run's own config, or another --workdir."
+            )
