@@ -7,17 +7,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Each place and those it may import from; a folder may always import from itself.
 BELOW = {
     "parallel": set(),
+    "host": set(),
     "data": {"parallel"},
     "models": {"parallel"},
     "methods": {"data", "models", "parallel"},
     "evaluation": {"data", "models", "parallel"},
     "training": {"config", "methods", "evaluation", "data", "models", "parallel"},
     "config": {"methods", "data"},
-    "main": {"training", "config", "methods", "parallel"},
+    "main": {"training", "config", "methods", "host"},
     "export": {"training", "config", "data"},
     "import_torch": {"training"},
     "prepare": {"data", "config"},
-    "predict": {"training", "evaluation", "data", "config", "parallel"},
+    "predict": {"training", "evaluation", "data", "config", "host"},
     "__init__": {"training", "methods", "models", "evaluation", "data", "parallel", "config"},
 }
 
