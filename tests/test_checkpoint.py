@@ -6,12 +6,12 @@ import flax.linen as nn
 import grain
 import jax
 import numpy as np
-import optax
 import pytest
 
 from cifp_jax.methods import METHODS
 from cifp_jax.models import layers
 from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state
 
 
@@ -31,8 +31,8 @@ class Tiny(nn.Module):
 def make_state(step: int, features: int = 2):
     state: Any = create_train_state(
         Tiny(features),
-        METHODS["supervised"],
-        optax.sgd(0.1),
+        METHODS["cps"],  # two students: tuples in the state
+        make_optimizer(0.1, 0.9, 1e-4, 0.9, 10),
         seed=step,
         input_shape=(1, 4, 4, 1),
         settings={},
@@ -71,6 +71,6 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):
         checkpoints.save(make_state(1), make_iterator())
     with (
         Checkpoints(tmp_path / "checkpoints") as checkpoints,
-        pytest.raises(ValueError, match=r"/1 does not fit .*: batch_stats/norm/mean .*2.*here"),
+        pytest.raises(ValueError, match=r"/1 does not fit .*: batch_stats/0/norm/mean .*2.*3.* here"),
     ):
         checkpoints.restore(make_state(0, features=3), 1)

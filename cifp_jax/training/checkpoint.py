@@ -116,7 +116,7 @@ class Checkpoints:
         """Raises where the shapes of a checkpoint are others: reading it would stop half-way."""
         folder = self._manager.directory / str(step) / "state"
         saved = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
-        shapes = _shapes(ocp.tree.serialize_tree(wanted))
+        shapes = _shapes(wanted)
         if shapes != saved:
             name = min(n for n in shapes.keys() | saved.keys() if shapes.get(n) != saved.get(n))
             raise ValueError(
