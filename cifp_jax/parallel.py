@@ -11,6 +11,7 @@ over a mesh of all devices of all processes (`jit`), and pmapped over the device
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 

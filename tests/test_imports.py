@@ -1,7 +1,12 @@
 """Imports point down only."""
 
 import ast
+import builtins
 import pathlib
+import symtable
+from collections.abc import Iterator
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each place and those it may import from; a folder may always import from itself.
@@ -48,6 +53,25 @@ def test_the_data_room_is_free_of_jax():
     for path in (ROOT / "cifp_jax" / "data").glob("*.py"):
         names = {line.split()[1] for line in path.read_text().splitlines() if "import " in line}
         assert not {n for n in names if n.split(".")[0] == "jax"}, path.name
+
+
+def undefined(scope: symtable.SymbolTable, known: set[str]) -> Iterator[str]:
+    """Names that a scope and those in it use, of which a module knows nothing."""
+    for symbol in scope.get_symbols():
+        if symbol.is_global() and symbol.is_referenced() and symbol.get_name() not in known:
+            yield f"{symbol.get_name()} in {scope.get_name()}"
+    for inner in scope.get_children():
+        yield from undefined(inner, known)
+
+
+@pytest.mark.parametrize("folder", ["cifp_jax", "configs", "experiments", "benchmarks", "docs"])
+def test_no_name_is_undefined(folder):
+    # The linters' own rules for this are off: they take shapes in annotations for names.
+    for path in (ROOT / folder).rglob("*.py"):
+        module = symtable.symtable(path.read_text(), str(path), "exec")
+        known = {s.get_name() for s in module.get_symbols() if s.is_assigned() or s.is_imported()}
+        known |= {*dir(builtins), "__file__", "__name__", "__doc__"}
+        assert not list(undefined(module, known)), path.relative_to(ROOT)
 
 
 def test_rooms_are_small():
