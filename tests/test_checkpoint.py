@@ -71,6 +71,8 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):
         checkpoints.save(make_state(1), make_iterator())
     with (
         Checkpoints(tmp_path / "checkpoints") as checkpoints,
-        pytest.raises(ValueError, match=r"/1 does not fit .*: batch_stats/0/norm/mean .*2.*3.* here"),
+        pytest.raises(
+            ValueError, match=r"/1 does not fit .*: batch_stats/0/norm/mean .*2.*3.* here"
+        ),
     ):
         checkpoints.restore(make_state(0, features=3), 1)

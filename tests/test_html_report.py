@@ -69,7 +69,13 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for case in (WILD, "middle"):
         picture = np.full((300, 200, 3), (1.0, 0.0, 1.0))
         mpimg.imsave(folder / "evaluation" / "best" / "validation" / f"{case}.png", picture)
-    write_report(folder, config=CONFIG, summaries=summaries, evaluations=evaluations)
+    write_report(
+        folder,
+        config=CONFIG,
+        summaries=summaries,
+        evaluations=evaluations,
+        pictures=folder / "evaluation",
+    )
     return folder
 
 
@@ -126,7 +132,7 @@ def test_it_is_one_file(content):
 @pytest.mark.parametrize(("log", "curves"), [('{"step": 1, "loss": 0.5}\n', 1), ("", 0)])
 def test_a_run_without_cases_still_gets_its_report(log, curves, tmp_path: pathlib.Path):
     (tmp_path / "metrics.jsonl").write_text(log)
-    write_report(tmp_path, config=CONFIG, summaries={}, evaluations={})
+    write_report(tmp_path, config=CONFIG, summaries={}, evaluations={}, pictures=tmp_path)
     content = (tmp_path / "report.html").read_text()
     assert "No case was evaluated" in content
     assert content.count("<img") == curves
@@ -141,7 +147,13 @@ def test_cases_of_background_alone(tmp_path: pathlib.Path):
     )
     summary = report.summarise(empty, FACTS | {"list": "test", "reported": True})
     key = "last/test"
-    write_report(tmp_path, config=CONFIG, summaries={key: summary}, evaluations={key: empty})
+    write_report(
+        tmp_path,
+        config=CONFIG,
+        summaries={key: summary},
+        evaluations={key: empty},
+        pictures=tmp_path,
+    )
     assert "hold any foreground" in (tmp_path / "report.html").read_text()
 
 

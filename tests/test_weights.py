@@ -113,7 +113,9 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
     reported = loop.reported(summaries)
     for part in ("overall", "classes"):
         assert got["weights/validation"][part] == reported[part]
-    assert (tmp_path / "scored/evaluation/weights/validation/cases.csv").is_file()
+    scored = tmp_path / "scored" / "evaluation" / "weights"
+    assert (scored / "validation" / "cases.csv").is_file()
+    assert "Reported: the unet.safetensors checkpoint" in (scored / "report.html").read_text()
 
     export_command.main([f"--checkpoint={run}", f"--out={tmp_path / 'half'}", "--float16"])
     image = np.random.default_rng(0).random((2, 40, 40), np.float32)

@@ -198,17 +198,18 @@ def write_report(
     config: Mapping[str, Any],
     summaries: Mapping[str, Mapping[str, Any]],
     evaluations: Mapping[str, Evaluation],
+    pictures: pathlib.Path,
 ) -> None:
-    """Writes `workdir/report.html`, which needs nothing else of `workdir`.
+    """Writes `workdir/report.html`, which needs no other file.
 
     It holds pictures of scans and names of cases: it is to be kept as the data are.
 
     Args:
-      workdir: of the run; its `metrics.jsonl`, where there is one, gives the curves, and
-        `evaluation/<key>/<case>.png` the overlays.
+      workdir: of the run; its `metrics.jsonl`, where there is one, gives the curves.
       config: the settings, as in `config.json`.
       summaries: by `<checkpoint>/<list>`, see `report.summarise`; {} where nothing was evaluated.
       evaluations: what they summarise, by the same keys.
+      pictures: folder with the overlays, `<key>/<case>.png`.
     """
     reported = {key: s for key, s in summaries.items() if s["facts"]["reported"]}
     sections: list[str] = []
@@ -220,7 +221,7 @@ def write_report(
         facts = summary["facts"]
         subtitle = f"Reported: the {facts['checkpoint']} checkpoint, step {facts['step']}, "
         subtitle += f"{facts['weights']} weights, seed {facts['seed']}."
-        sections += _list_section(summary, evaluations[key], workdir / "evaluation" / key)
+        sections += _list_section(summary, evaluations[key], pictures / key)
     if summaries:
         sections += [page.heading(2, "All checkpoints and lists"), _checkpoints(summaries)]
     metrics = workdir / "metrics.jsonl"

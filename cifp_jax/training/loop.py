@@ -217,13 +217,19 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     if summaries:
         report.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
     settings = json.loads(build.describe(config))
-    write_report(workdir, config=settings, summaries=summaries, evaluations=evaluations)
+    write_report(
+        workdir,
+        config=settings,
+        summaries=summaries,
+        evaluations=evaluations,
+        pictures=workdir / "evaluation",
+    )
     CONSOLE.print(f"report: {workdir / 'report.html'}")
     return summaries
 
 
 def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
-    """Evaluates a file of weights as `evaluate` does a run, into `evaluation/weights/<list>/`.
+    """Evaluates a file of weights as `evaluate` does a run, into `evaluation/weights/`.
 
     Network, patch size and resolution are those of the file; lists and rules those of `config`.
 
@@ -251,15 +257,28 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
             )
     predict = prediction.make_predictor(config)(weights.variables)
     summaries: dict[str, Any] = {}
+    evaluations: dict[str, Evaluation] = {}
     for name, cases in lists.items():
-        folder = workdir / "evaluation" / "weights" / name
+        key = f"weights/{name}"
+        folder = workdir / "evaluation" / key
         kept = {key: weights.facts.get(key) for key in ("step", "weights", "method", "seed")}
         facts = {"list": name, "checkpoint": file.name, "reported": True, **kept}
-        evaluation = _evaluate(config, predict, cases)
-        summaries[f"weights/{name}"] = report.write_evaluation(evaluation, folder, facts=facts)
+        evaluation = evaluations[key] = _evaluate(config, predict, cases)
+        summaries[key] = report.write_evaluation(evaluation, folder, facts=facts)
         _overlays(config, predict, cases, evaluation, folder)
     if summaries:
         report.print_table(CONSOLE, summaries, f"{file.name}, {config.data.name}")
+        # The file does not tell how its method was set.
+        settings = json.loads(build.describe(config)) | {
+            "method": {"name": weights.facts["method"]}
+        }
+        write_report(
+            workdir / "evaluation" / "weights",
+            config=settings,
+            summaries=summaries,
+            evaluations=evaluations,
+            pictures=workdir / "evaluation",
+        )
     return summaries
 
 
