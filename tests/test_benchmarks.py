@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import precision, tables
 from benchmarks.sides import Result, Work, interleave
 
 
@@ -79,3 +79,19 @@ def test_pytorch_trains_the_same_networks(name, rank, classes, count):
     )
     work.run()
     assert work.facts()["peak_memory"] > 0
+
+
+def test_curves_of_both_precisions_are_written_together(monkeypatch, tmp_path):
+    def run(config, name, steps, workdir):
+        workdir.mkdir(parents=True)
+        loss = 1.0 if name == "float32" else 1.5
+        rows = [{"step": 10, "loss": loss}, {"step": 20, "loss": loss / 2}]
+        (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+
+    monkeypatch.setattr(precision, "run", run)
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", ["precision", f"--runs={tmp_path}", f"--out={out}"])
+    precision.main()
+    rows = {r["precision"]: r["curves"]["loss"] for r in json.loads(out.read_text())["rows"]}
+    assert rows == {"float32": [[10, 1.0], [20, 0.5]], "bfloat16": [[10, 1.5], [20, 0.75]]}
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
