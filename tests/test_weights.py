@@ -48,6 +48,9 @@ def test_round_trip(tmp_path):
     for half, tolerance in ((False, 0), (True, 1e-3)):
         path = tmp_path / f"{half}.safetensors"
         save_weights(path, Weights(VARIABLES, FACTS), half=half)
+        plain = tmp_path / "plain"
+        plain.touch()
+        assert path.stat().st_mode == plain.stat().st_mode  # others may read it as any file
         loaded = load_weights(path)
         assert loaded.facts == FACTS
         jax.tree.map(

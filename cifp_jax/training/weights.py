@@ -9,6 +9,8 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cifp_jax.data.records import whole
+
 FORMAT = "cifp-jax-weights-1"
 # What was done to the images of a data set before they were stored.
 NORMALISATION = {
@@ -55,10 +57,9 @@ def save_weights(path: pathlib.Path, weights: Weights, *, half: bool = False) ->
                 raise ValueError(f"{name} does not fit float16; write float32 instead.")
         tensors[name] = tensor
     metadata = {k: json.dumps(v) for k, v in weights.facts.items()} | {"format": FORMAT}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    safetensors.numpy.save_file(tensors, partial, metadata=metadata)
-    partial.replace(path)
+    with whole(path) as partial:
+        # Not `save_file`, whose files only their owner may read.
+        partial.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
 
 
 def load_weights(path: pathlib.Path) -> Weights:
