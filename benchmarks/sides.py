@@ -4,10 +4,11 @@ Machines are noisy, so neither time means much alone. The turns are interleaved,
 reported is the median of each side and the ratio of the two.
 """
 
+import contextlib
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -62,6 +63,17 @@ def _receive(pipe: Connection) -> Any:
     return answer
 
 
+@contextlib.contextmanager
+def _noted(name: str, results: dict[str, Result], errors: dict[str, SideError]) -> Iterator[None]:
+    """Moves a side that fails, or whose process dies, from the results to the errors."""
+    try:
+        yield
+    except (SideError, EOFError, BrokenPipeError) as error:
+        results.pop(name, None)
+        died = not isinstance(error, SideError)
+        errors[name] = SideError("the process died (out of memory?)") if died else error
+
+
 def interleave(
     sides: dict[str, Callable[..., Work]], arguments: dict[str, Any], repeats: int
 ) -> tuple[dict[str, Result], dict[str, SideError]]:
@@ -87,17 +99,17 @@ def interleave(
         other.close()
         processes.append(process)
         # One after the other, so that no compilation runs beside a turn.
-        try:
+        with _noted(name, results, errors):
             results[name] = Result([], _receive(pipes[name]), {})
-        except (SideError, EOFError) as error:
-            errors[name] = SideError(str(error) or "the process died (out of memory?)")
     for _ in range(repeats):
-        for name, result in results.items():
-            pipes[name].send(True)
-            result.seconds.append(_receive(pipes[name]))
-    for name, result in results.items():
-        pipes[name].send(False)
-        results[name] = result._replace(facts=_receive(pipes[name]))
+        for name, result in tuple(results.items()):
+            with _noted(name, results, errors):
+                pipes[name].send(True)
+                result.seconds.append(_receive(pipes[name]))
+    for name, result in tuple(results.items()):
+        with _noted(name, results, errors):
+            pipes[name].send(False)
+            results[name] = result._replace(facts=_receive(pipes[name]))
     for process in processes:
         process.join()
     return results, errors

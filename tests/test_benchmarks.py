@@ -33,6 +33,11 @@ def dying(path):
     os._exit(1)
 
 
+def dying_in_its_turn(path):
+    warmed = path.with_name("warmed")
+    return Work(lambda: os._exit(1) if warmed.exists() else warmed.touch(), dict)
+
+
 def test_sides_take_turns_after_one_warm_up_each(tmp_path):
     path = tmp_path / "order"
     results, errors = interleave({"one": first, "two": second}, {"path": path}, repeats=3)
@@ -43,12 +48,13 @@ def test_sides_take_turns_after_one_warm_up_each(tmp_path):
 
 
 def test_a_side_that_fails_is_named_and_the_other_goes_on(tmp_path):
-    sides = {"one": first, "two": missing, "three": dying}
+    sides = {"one": first, "two": missing, "three": dying, "four": dying_in_its_turn}
     results, errors = interleave(sides, {"path": tmp_path / "order"}, repeats=2)
     assert len(results["one"].seconds) == 2
     assert set(results) == {"one"}
     assert "pip install it" in str(errors["two"])
     assert "died" in str(errors["three"])
+    assert "died" in str(errors["four"])
 
 
 def test_a_row_has_the_ratio_of_medians_and_the_shares_of_the_limits(tmp_path):
