@@ -4,6 +4,8 @@ import ctypes
 import os
 import pathlib
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 import jax
@@ -52,10 +54,33 @@ def keep_memory() -> None:
 
     XLA's CPU client asks for all temporary memory of a program anew at every call, and glibc hands
     blocks of that size back to the kernel, which zeroes them page by page when they are used again:
-    a quarter of the time of a V-Net step. The process then holds its peak to its end. It takes one
-    heap for all threads, since only the main one can grow to such blocks; so call this before
-    there are threads.
+    a quarter of the time of a V-Net step. It takes one heap for all threads, since only the main
+    one can grow to such blocks; so call this before there are threads.
+
+    Holes between blocks stay too, up to as much again. A process that comes to hold half of the
+    machine's memory gives what it has freed back, and does so from then on.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
             libc.mallopt(parameter, value)
+        threading.Thread(target=_give_back, args=(libc, _memory() // 2), daemon=True).start()
+
+
+def _give_back(libc: ctypes.CDLL, limit: int) -> None:
+    """Waits until the process holds more than `limit` bytes; then glibc's own values again."""
+    held = pathlib.Path("/proc/self/statm")  # in pages, the second is what lies in memory
+    while int(held.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") < limit:
+        time.sleep(0.5)
+    for parameter, value in ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 128 * 1024)):
+        libc.mallopt(parameter, value)
+    libc.malloc_trim(0)
+
+
+def _memory() -> int:
+    """Bytes that this process may use: of the machine, or of the container that it runs in."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        limit = pathlib.Path("/sys/fs/cgroup") / file
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return total

@@ -74,3 +74,42 @@ def test_kept_memory_is_not_asked_for_again():
 
     assert faults("keep") < 20
     assert faults("free") > 100  # each a huge page, where the kernel has them
+
+
+# Six hundred megabytes, freed; then what the process still holds, in megabytes.
+HELD = """
+import os, pathlib, sys, time
+import numpy as np
+from cifp_jax import host
+host._memory = lambda: int(sys.argv[1])
+host.keep_memory()
+arrays = [np.ones(100_000_000, np.uint8) for _ in range(6)]
+del arrays
+time.sleep(2)
+again = np.ones(100_000_000, np.uint8)
+del again
+pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+print(pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep their own way")
+def test_a_process_that_holds_half_of_the_machine_gives_memory_back():
+    def held(memory: int) -> int:
+        command = [sys.executable, "-c", HELD, str(memory)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert held(10_000_000_000) > 600
+    assert held(1_000_000_000) < 400
+
+
+def test_memory_is_that_of_the_container(monkeypatch):
+    files = {"memory.max": "max\n"}
+    monkeypatch.setattr(host.pathlib.Path, "exists", lambda path: path.name in files)
+    monkeypatch.setattr(host.pathlib.Path, "read_text", lambda path: files[path.name])
+    machine = host._memory()
+    assert machine > 1_000_000_000
+    files["memory.max"] = "1000000000\n"
+    assert host._memory() == 1_000_000_000
+    files["memory.max"] = f"{2**63}\n"
+    assert host._memory() == machine
