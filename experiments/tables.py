@@ -45,6 +45,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "source=self": {"method.key_source": "self"},
     "source=noise": {"method.key_source": "noise"},
     "sampling=class_balanced": {"method.sampling": "class_balanced"},
+    "alpha=0": {"method.alpha": 0.0},  # the second loss stays, on features as they are
     "alpha=0.5": {"method.alpha": 0.5},
     "tau=0.5": {"method.tau": 0.5},
     "beta=10": {"method.beta": 10.0},
@@ -66,6 +67,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "cutmix_source=unlabeled": {"method.cutmix_source": "unlabeled"},
     "views=2": {"method.strong_views": 2},
     "lambda=0.5": {"method.lambda_max": 0.5},
+    "lambda=2": {"method.lambda_max": 2.0},
     "ramp=0": {"method.ramp_steps": 0},
 }
 
