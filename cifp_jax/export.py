@@ -49,6 +49,7 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
         },
         "preparation": config.preparation.to_dict(),
         "normalisation": NORMALISATION[data.name],
+        "evaluation": {"largest_component": config.evaluation.largest_component},
         "method": config.method.name,
         "step": step,
         "seed": config.seed,
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         export(given.checkpoint, given.out, half=given.float16)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{given.out}: {given.out.stat().st_size / 2**20:.1f} MiB")
 

@@ -60,6 +60,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     names = [f"{part}.{key}" for part, own in known.items() if isinstance(own, dict) for key in own]
     names += [name for name, own in known.items() if not isinstance(own, dict)]
     given = []  # settings of the method
+    chosen = any(a.lstrip("-").startswith("config.method.name") for a in argv)
     for argument in argv:
         flag, _, name = argument.split("=")[0].lstrip("-").partition(".")
         if flag == "config" and name and name not in names:
@@ -67,7 +68,13 @@ def parse_flags(argv: list[str]) -> list[str]:
             sys.exit(f"error: no setting config.{name}; the nearest are {', '.join(nearest)}.")
         if flag == "config" and name.startswith("method.") and name != "method.name":
             given.append(name.removeprefix("method."))
-    left, config = app.parse_flags_with_usage(argv), _CONFIG.value
+    try:
+        left, config = app.parse_flags_with_usage(argv), _CONFIG.value
+    except OSError as error:
+        sys.exit(f"error: --config: {error}")
+    if config is not None and config.compare and chosen:
+        compared = ", ".join(config.compare)
+        sys.exit(f"error: this configuration compares {compared}; choose by --config.compare.")
     if config is not None and not config.compare and config.method.name in METHODS:
         own = method_defaults(config.method.name)
         for name in given:
@@ -77,33 +84,46 @@ def parse_flags(argv: list[str]) -> list[str]:
     return left
 
 
+def _join() -> None:
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: no cluster is found, start without it ({error})"
+        ) from error
+
+
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
     host.use_compilation_cache()
     host.keep_memory()
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
     config = _CONFIG.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     name = "compare" if config.compare else config.method.name
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(file, name))
+    trains = _MODE.value == "train"
+    if trains and _WEIGHTS.value:
+        sys.exit(
+            "error: --weights is for --mode=evaluate; training starts from its own checkpoint."
+        )
     try:
-        trains = _MODE.value == "train"
+        if _DISTRIBUTED.value:
+            _join()
         if config.parallel != "none":
             sizes = build.batch_sizes(config) if trains else {}
             host.use_cores(tuple(sizes.values()), build.batch_unit(config))
         build.check_config(config, trains=trains)
         if config.compare:
             compare.run(config, workdir, mode=_MODE.value)
-        elif _MODE.value == "train":
+        elif trains:
             loop.train(config, workdir)
         elif _WEIGHTS.value:
             loop.evaluate_weights(config, pathlib.Path(_WEIGHTS.value), workdir)
         else:
             loop.evaluate(config, workdir)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
         logging.debug("", exc_info=True)
         sys.exit(f"error: {error}")

@@ -179,9 +179,10 @@ def _segment_all(
     segmenter: Segmenter,
     scans: dict[str, tuple[pathlib.Path, ...]],
     output: pathlib.Path,
+    maps: Sequence[str],
     ranked: bool,
 ) -> list[str]:
-    """Segments what has no mask, or no record for the ranking, where `ranked`, yet.
+    """Segments what has no mask, one of the `maps`, or a record (where `ranked`) yet.
 
     Returns:
       What is wrong with the scans that could not be segmented.
@@ -190,7 +191,7 @@ def _segment_all(
 
     def done_already(name: str) -> bool:
         record = not ranked or record_of(output, name).exists()
-        return record and (output / f"{name}.nii.gz").exists()
+        return record and all((output / m / f"{name}.nii.gz").exists() for m in ("", *maps))
 
     left = {name: files for name, files in scans.items() if not done_already(name)}
     if len(left) < len(scans):
@@ -239,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         segmenter = Segmenter(config, predict, arguments.output, maps, describe)
         names = {str(value): name for value, name in segmenter.names.items()}
         records.write_json(arguments.output / "labels.json", names)
-        failures = _segment_all(segmenter, scans, arguments.output, arguments.rank)
+        failures = _segment_all(segmenter, scans, arguments.output, maps, arguments.rank)
         if arguments.rank:
             records_of = {name: record_of(arguments.output, name) for name in scans}
             known = {name: path for name, path in records_of.items() if path.exists()}

@@ -54,7 +54,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="LA: cut scans around their true mask as the field does, which tells where it is",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.memory is not None and arguments.memory <= 0:
+        parser.error("--memory must be above 0.")
+    return arguments
 
 
 def find_machine(memory: float | None) -> plan.Machine:
@@ -75,6 +78,8 @@ def _progress(items: Sequence[_Item], what: str) -> Iterable[_Item]:
 def _read_layout(arguments: argparse.Namespace) -> RawData:
     raw = arguments.raw
     if arguments.masks is not None:
+        if arguments.masks.resolve() == raw.resolve():
+            raise ValueError(f"--masks={raw} is the folder of the scans. Name that of the masks.")
         return layouts.read_plain(raw, arguments.masks)
     if (raw / "dataset.json").is_file():
         return layouts.read_described(raw)
@@ -176,7 +181,9 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
         machine=find_machine(arguments.memory),
         rank=arguments.dimension,
     )
+    _share_out(facts, [fact.case.name for fact in facts], arguments.validation)
     size = _check_room(facts, channels, planned, out)
+    (out / "config.py").unlink(missing_ok=True)  # until all is there, nothing trains on a mixture
     written, unwritten = _write(facts, channels, planned, out)
     lists = _share_out(facts, written, arguments.validation)
     # The two training lists in one, for tools that want that.
@@ -225,6 +232,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 where a scan, or all, could not be prepared."""
     arguments = parse(argv)
     try:
+        for folder in (arguments.raw, arguments.masks):
+            if folder is not None and not folder.exists():
+                raise FileNotFoundError(f"{folder}: this folder is missing. Name another.")
         kind = "" if arguments.masks else challenges.recognise(arguments.raw)
         failures = prepare_challenge(kind, arguments) if kind else prepare_own(arguments)
     except (ValueError, OSError) as error:

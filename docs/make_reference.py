@@ -123,7 +123,7 @@ def options(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
 
 def commands_page() -> str:
     """Every command with its options."""
-    parts = [_MADE, "# Commands", "Each command but `cifp_jax.main` explains itself with `--help`."]
+    parts = [_MADE, "# Commands", "Each command explains itself with `--help`."]
     for name, path in commands().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         rows = [(_code(flag), default, text) for flag, default, text in options(path)]

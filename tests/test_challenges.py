@@ -114,6 +114,17 @@ def test_la_cut_around_the_truth(raw_la, tmp_path):
     np.testing.assert_array_equal(stored(tmp_path / f"again/{again[0]}/mri_norm2.h5")[0], image)
 
 
+def test_la_masks_of_other_values_are_refused(raw_la, tmp_path):
+    path = raw_la / "b/laendo.nrrd"
+    array, header = nrrd.read(str(path))
+    nrrd.write(str(path), (array > 0).astype(np.uint8), header)
+    try:
+        with pytest.raises(ValueError, match=r"laendo\.nrrd: LA's masks hold 0 and 255 alone"):
+            challenges.write_la("b", raw_la / "b/lgemri.nrrd", tmp_path, truth=True)
+    finally:
+        nrrd.write(str(path), array, header)
+
+
 def test_la_cut_without_the_truth(raw_la, tmp_path):
     out = tmp_path / "out"
     assert prepare.main([str(raw_la), str(out)]) == 0

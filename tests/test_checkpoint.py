@@ -1,5 +1,6 @@
 """State, place in the data and figures are saved together; the last and the best are kept."""
 
+import shutil
 from typing import Any
 
 import flax.linen as nn
@@ -64,6 +65,17 @@ def test_the_last_and_the_best_are_kept_with_their_place_in_the_data(tmp_path):
         assert next(fresh) == 2  # 0 and 1 were drawn before that save
     jax.tree.map(np.testing.assert_array_equal, restored.params, make_state(2).params)
     assert restored.rng == make_state(2).rng
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(make_state(1), make_iterator())
+    shutil.rmtree(tmp_path / "checkpoints/1/state")
+    with (
+        Checkpoints(tmp_path / "checkpoints") as checkpoints,
+        pytest.raises(ValueError, match=r"/1 cannot be restored .*Remove that folder"),
+    ):
+        checkpoints.restore(make_state(0), 1)
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):

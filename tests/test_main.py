@@ -163,13 +163,18 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
     [
         ("--config.data.root=nowhere", "nowhere: this folder of data is missing"),
         ("--config.method.drop=0.1", "cifp has no setting drop; it has: perturbation, stages"),
+        ("--weights=x.safetensors", "--weights is for --mode=evaluate"),
+        ("--config.compare=('cps','bcp') --config.method.name=bcp", "compares cps, bcp; choose"),
+        ("--config=nowhere.py", "nowhere.py"),
+        ("--config.model.filters=(8,8)", "config.model.filters must be 5 positive numbers"),
         ("--config.method.tua=0.1", "no setting config.method.tua; the nearest are method.tau"),
     ],
 )
 def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data, tmp_path):
-    result = call(tmp_path / "run", data, flag)
+    result = call(tmp_path / "run", data, *flag.split())
     assert result.returncode != 0
     assert answer in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 
 

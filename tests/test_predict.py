@@ -179,6 +179,17 @@ def test_bad_scans_are_listed_the_others_done_and_done_ones_kept(run, tmp_path, 
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
 
 
+def test_maps_are_added_to_masks_that_are_there(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    nifti(tmp_path / "in/a.nii.gz", (100 * classes(0)).astype(np.int16))
+    assert call(run, tmp_path / "in", tmp_path / "out") == 0
+    assert call(run, tmp_path / "in", tmp_path / "out", "--uncertainty") == 0
+    made = tmp_path / "out/uncertainty/a.nii.gz"
+    before = made.stat().st_mtime_ns
+    assert call(run, tmp_path / "in", tmp_path / "out", "--uncertainty") == 0
+    assert made.stat().st_mtime_ns == before
+
+
 def test_an_error_of_the_network_names_the_scan(run, tmp_path, monkeypatch, capsys):
     def fail(image):
         raise RuntimeError("out of memory")

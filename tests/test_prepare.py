@@ -199,6 +199,51 @@ def test_folders_that_cannot_be_used(tmp_path, change, answer, capsys):
     assert answer in capsys.readouterr().out
 
 
+def test_what_fails_late_leaves_the_prepared_data_as_they_were(tmp_path, capsys):
+    raw, out = nnunet(tmp_path / "raw", labelled=2), tmp_path / "out"
+    assert prepare.main([str(raw), str(out), "--memory=1"]) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    flags = ("--memory=1", "--dimension=2", "--validation=9")
+    assert prepare.main([str(raw), str(out), *flags]) == 1
+    assert "--validation=9 leaves none" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_data_set_has_its_configuration_last(tmp_path, monkeypatch):
+    raw, out = nnunet(tmp_path / "raw", labelled=1), tmp_path / "out"
+    assert prepare.main([str(raw), str(out), "--memory=1"]) == 0
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.records, "write_record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.main([str(raw), str(out), "--memory=1"])
+    assert not (out / "config.py").exists()
+
+
+def test_folders_of_scans_and_masks_that_are_wrong(tmp_path, capsys):
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    for name in "ab":
+        save(scans / f"{name}.nii.gz", scan(1))
+    save(masks / "a.nii.gz", mask(1))
+    (masks / "b.mha").touch()
+
+    def answer(*arguments):
+        prepare.main([*map(str, arguments), "--memory=1"])
+        return capsys.readouterr().out
+
+    out = tmp_path / "out"
+    assert "1 file(s) of unknown kinds are left alone: b.mha" in answer(
+        scans, out, f"--masks={masks}"
+    )
+    assert "is the folder of the scans" in answer(scans, out, f"--masks={scans}")
+    assert "none: this folder is missing" in answer(scans, out, f"--masks={tmp_path / 'none'}")
+    assert "none: this folder is missing" in answer(tmp_path / "none", out)
+    with pytest.raises(SystemExit):
+        prepare.main([str(scans), str(out), "--memory=-1"])
+
+
 def test_duplicate_names_and_a_full_disk(tmp_path, monkeypatch, capsys):
     save(tmp_path / "x/a.nii.gz", scan(0))
     save(tmp_path / "x/a.nii", scan(0))

@@ -99,6 +99,8 @@ def write_la(name: str, path: pathlib.Path, out: pathlib.Path, *, truth: bool) -
     prepare = LAYOUTS["la"].preparation
     assert prepare is not None
     scan, mask = _masked(path, path.with_name("laendo.nrrd"))
+    if not np.isin(mask.array, (0, 255)).all():
+        raise ValueError(f"{mask.path}: LA's masks hold 0 and 255 alone. Correct its values.")
     image, label = prepare.image(scan), (mask.array == 255).astype(np.uint8)
     if truth and not label.any():
         raise ValueError(f"{path}: its mask is empty, so it cannot be cut around it. Leave it out.")

@@ -72,6 +72,16 @@ def _entries(path: pathlib.Path) -> dict[str, pathlib.Path]:
     return found
 
 
+def _left_alone(folder: pathlib.Path) -> tuple[str, ...]:
+    """A remark on the files of a folder that are of no kind that can be read."""
+    plain = folder.is_dir() and not _is_series(folder)
+    files = [p for p in folder.iterdir() if p.is_file()] if plain else []
+    unknown = sorted(p.name for p in files if not (p.name.startswith(".") or volumes.suffix(p)))
+    if not unknown:
+        return ()
+    return (f"{folder}: {len(unknown)} file(s) of unknown kinds are left alone: {unknown[0]}, ...",)
+
+
 def _by_case(
     entries: Mapping[str, pathlib.Path], channels: int | None
 ) -> dict[str, tuple[pathlib.Path, ...]]:
@@ -235,4 +245,5 @@ def read_plain(images: pathlib.Path, masks: pathlib.Path) -> RawData:
             raise ValueError(f"{path}: {found[name]} is a mask of {name!r} too. Remove one.")
         found[name] = path
     sets = {images.name: {name: (files, found.get(name), False) for name, files in scans.items()}}
-    return RawData(_collected(images.parent, sets), (), {})
+    remarks = _left_alone(images) + _left_alone(masks)
+    return RawData(_collected(images.parent, sets), (), {}, remarks)

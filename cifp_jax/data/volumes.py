@@ -180,9 +180,9 @@ def read(path: pathlib.Path) -> Volume:
     if volume.array.ndim not in (3, 4) or 0 in volume.array.shape:
         _refuse(path, f"its shape is {volume.array.shape}; a scan has three axes. Save it as 3D.")
     if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
-        _refuse(
-            path, "its affine places all voxels in a plane. Save it again with a valid geometry."
-        )
+        _refuse(path, "its affine places all voxels in a plane. Save it with a valid geometry.")
+    if volume.array.dtype.kind not in "biuf":
+        _refuse(path, f"its values are {volume.array.dtype}, not numbers. Save grey values.")
     return volume
 
 

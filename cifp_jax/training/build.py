@@ -80,6 +80,8 @@ def check_config(config: Config, *, trains: bool = True) -> None:
     for name, preset in config.presets.items():
         for key in preset:
             _one_of(f"presets.{name}", key, tuple(method_defaults(name)))
+    if len(config.model.filters) != 5 or min(config.model.filters) < 1:
+        raise ValueError("config.model.filters must be 5 positive numbers, one a level.")
     layout = splits.LAYOUTS[config.data.name]
     rank = layout.rank
     sizes = {"data.patch_size": config.data.patch_size}

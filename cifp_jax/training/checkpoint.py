@@ -107,15 +107,21 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
         except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"{self.folder}/{step} cannot be restored (damaged, or of another data pipeline?). "
-                f"Remove that folder, or use another --workdir. Orbax says: {error}"
-            ) from error
+            raise self._damaged(step, error) from error
+
+    def _damaged(self, step: int, error: Exception) -> ValueError:
+        return ValueError(
+            f"{self.folder}/{step} cannot be restored (damaged, or of another data pipeline?). "
+            f"Remove that folder, or use another --workdir. Orbax says: {error}"
+        )
 
     def _check_fits(self, wanted: TrainState, step: int) -> None:
         """Raises where the shapes of a checkpoint are others: reading it would stop half-way."""
         folder = self._manager.directory / str(step) / "state"
-        saved = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
+        try:
+            saved = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
+        except Exception as error:  # which one depends on what is missing
+            raise self._damaged(step, error) from error
         shapes = _shapes(wanted)
         if shapes != saved:
             name = min(n for n in shapes.keys() | saved.keys() if shapes.get(n) != saved.get(n))

@@ -16,7 +16,7 @@ from cifp_jax.data import sources, splits
 from cifp_jax.evaluation import report
 from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
 from cifp_jax.evaluation.html_report import write_report
-from cifp_jax.training import build, prediction
+from cifp_jax.training import build, prediction, runs
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.prediction import Predict
 from cifp_jax.training.progress import Progress
@@ -89,6 +89,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         last = checkpoints.last()
         if last is not None:
+            runs.check_same(config, workdir)
             state = checkpoints.restore(state, last, iterator)
             CONSOLE.print(f"resumed {workdir} at step {last}")
         (workdir / "config.json").write_text(build.describe(config))
@@ -174,6 +175,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     `config.evaluation.report`; where there is no validation list there is no best one, and the last
     is reported. Where there is no list at all, the report alone is written.
     """
+    runs.check_same(config, workdir)
     lists = _lists(config)
     like = build.make_state(config)
     predictor = prediction.make_predictor(config)
@@ -239,11 +241,7 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
     """
     weights = load_weights(file)
     data, trained = weights.facts["data"], weights.facts["training_list"]
-    if data["name"] != config.data.name:
-        raise ValueError(
-            f"{file} is of {data['name']!r}, the configuration of {config.data.name!r}: "
-            f"use a configuration of the same data."
-        )
+    runs.check_same_data(config, file, weights.facts)
     config = config.copy_and_resolve_references()
     config.model.update(weights.facts["network"])
     config.data.update({key: data[key] for key in ("patch_size", "downsample")})

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -48,6 +49,43 @@ def load_config(workdir: pathlib.Path) -> Config:
     return config
 
 
+def check_same(config: Config, workdir: pathlib.Path) -> None:
+    """Raises ValueError where `workdir` holds a run of another method, network or data.
+
+    Their checkpoints may have the same shapes, so that nothing else would notice.
+    """
+    if not (workdir / "config.json").is_file():
+        return
+    before = load_config(workdir)
+    kept = (("method.name", "method"), ("data.name", "data"), ("model", ""), ("preparation", ""))
+    for name, part in kept:
+        then, now = (c[part]["name"] if part else c[name].to_dict() for c in (before, config))
+        if then != now:
+            raise ValueError(
+                f"{workdir} is a run with config.{name}={then!r}, and not {now!r}. Use the run's "
+                f"own config, or another --workdir."
+            )
+
+
+def check_same_data(config: Config, file: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Raises ValueError where a file of weights was trained on other data than `config` has."""
+    theirs = {
+        "data.name": facts["data"]["name"],
+        "data.channels": facts["data"].get("channels", 1),
+        "model.classes": facts["network"]["classes"],
+    }
+    ours = {name: config[name.split(".")[0]][name.split(".")[1]] for name in theirs}
+    if "preparation" in facts:
+        theirs["preparation"] = _tuples(facts["preparation"])
+        ours["preparation"] = config.preparation.to_dict()
+    for name, value in theirs.items():
+        if value != ours[name]:
+            raise ValueError(
+                f"{file} is of data with {name}={value!r}, the configuration has {ours[name]!r}: "
+                f"use a configuration of the same data, or `cifp_jax.predict` on the scans."
+            )
+
+
 def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     """Configuration and variables of the network that a run reports, or of a file of weights.
 
@@ -64,6 +102,7 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
         config.model.update(weights.facts["network"])
         config.data.update(weights.facts["data"])
         config.preparation.update(_tuples(weights.facts.get("preparation", {})))
+        config.evaluation.update(weights.facts.get("evaluation", {}))
         return config, weights.variables
     config = load_config(path)
     with Checkpoints(path / "checkpoints") as checkpoints:

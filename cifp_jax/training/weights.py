@@ -28,8 +28,8 @@ class Weights(NamedTuple):
     Attributes:
       variables: `params` and `batch_stats`, float32 NumPy arrays.
       facts: the header. network: name, classes and filters; data: name, patch_size, downsample and
-        channels; normalisation and preparation; method; step (None where unknown); training_list:
-        labelled and unlabelled patients.
+        channels; normalisation and preparation; evaluation: largest_component; method; step (None
+        where unknown); training_list: labelled and unlabelled patients.
     """
 
     variables: dict[str, Any]
