@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from benchmarks import tables
 from benchmarks.sides import Work, interleave
 from cifp_jax.evaluation import metrics
 
@@ -62,9 +61,9 @@ def main() -> None:
         results, errors = interleave(
             {"cifp_jax": ours, "medpy": medpy}, {"shape": shape}, args.repeats
         )
-        rows.append(tables.row(work, results, errors, {}, reference="medpy"))
-    tables.show("95HD and ASD of one class", rows, reference="medpy")
-    tables.write(args.out, "distances", {}, rows)
+        rows.append(results.row(work, results, errors, {}, reference="medpy"))
+    results.show("95HD and ASD of one class", rows, reference="medpy")
+    results.write(args.out, "distances", {}, rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ A V-Net over sliding windows of a 200x150x88 scan (stride 18, 18, 4 as LA's prot
 import argparse
 import pathlib
 
-from benchmarks import jax_works, tables, torch_works
+from benchmarks import jax_works, record, torch_works
 from benchmarks.sides import interleave
 
 SCAN, PATCH = (200, 150, 88), (112, 112, 80)
@@ -34,13 +34,13 @@ def main() -> None:
     sides = {"cifp_jax": jax_works.predict, "pytorch": torch_works.predict}
     for name, work in works.items():
         arguments = dict(zip(("network", "shape", "patch", "stride"), work, strict=True))
-        tables.CONSOLE.print(name)
+        record.CONSOLE.print(name)
         results, errors = interleave(
             sides, arguments | {"batch": args.batch}, 1 if args.quick else args.repeats
         )
-        rows.append(tables.row(name, results, errors, {}))
-    tables.show("prediction of one volume", rows)
-    tables.write(args.out, "inference", {}, rows)
+        rows.append(record.row(name, results, errors, {}))
+    record.show("prediction of one volume", rows)
+    record.write(args.out, "inference", {}, rows)
 
 
 if __name__ == "__main__":

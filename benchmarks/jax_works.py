@@ -14,7 +14,9 @@ from benchmarks.sides import Work
 from cifp_jax import host, parallel
 from cifp_jax.config import default_config
 from cifp_jax.data import splits
-from cifp_jax.training import build, prediction
+from cifp_jax.inference import prediction
+from cifp_jax.training import build
+from cifp_jax.training.state import network_variables
 
 LAYOUTS = {"vnet": ("la", 2), "unet": ("acdc", 4)}
 MATRIX, COPY = 4096, 2**28  # sides of a product, bytes of a copy: larger than any cache
@@ -93,7 +95,7 @@ def predict(
     config.evaluation.batch = batch
     if rank == 3:
         config.evaluation.stride = tuple(stride)
-    variables = prediction.network_variables(config, build.make_state(config))
+    variables = network_variables(build.make_state(config), config.evaluation.weights)
     predictor = prediction.make_predictor(config)(variables)
     volume = np.random.default_rng(0).normal(size=tuple(shape)).astype(np.float32)
     return Work(functools.partial(predictor, volume), lambda: {"peak_memory": peak_memory()})

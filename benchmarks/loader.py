@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import tables, torch_works
+from benchmarks import torch_works
 from benchmarks.sides import Work, interleave
 from cifp_jax import parallel
 from cifp_jax.config import default_config
@@ -134,14 +134,14 @@ def main() -> None:
         results, errors = interleave({"cifp_jax": ours, "pytorch": pytorch}, options, args.repeats)
         rank = splits.LAYOUTS[args.layout].rank
         name = f"{BATCHES} batches of {24 if rank == 2 else 4} images, {args.workers} workers"
-        row = tables.row(name, results, errors, {})
+        row = results.row(name, results, errors, {})
         if args.steps:
             row["waiting_share"] = waiting(options, args.steps)
-            tables.CONSOLE.print(
+            results.CONSOLE.print(
                 f"share of CIFP training spent waiting: {row['waiting_share']:.4f}"
             )
-    tables.show("the loader alone", [row])
-    tables.write(args.out, "loader", {}, [row])
+    results.show("the loader alone", [row])
+    results.write(args.out, "loader", {}, [row])
 
 
 if __name__ == "__main__":

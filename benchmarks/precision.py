@@ -12,8 +12,8 @@ import sys
 
 from matplotlib.figure import Figure
 
-from benchmarks import tables
-from cifp_jax.evaluation.html_report import read_curves
+from benchmarks import record
+from cifp_jax.reports.run_page import read_curves
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -53,7 +53,7 @@ def main() -> None:
         rows.append({"precision": precision, "config": args.config, "curves": curves})
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
-    tables.write(args.out, "precision", {}, rows)
+    record.write(args.out, "precision", {}, rows)
     figure.savefig(args.out.with_suffix(".png"), dpi=100)
 
 

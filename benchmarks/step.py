@@ -12,7 +12,7 @@ on a CPU an upper bound, as results that stay in the cache are counted too: the 
 import argparse
 import pathlib
 
-from benchmarks import jax_works, tables, torch_works
+from benchmarks import jax_works, record, torch_works
 from benchmarks.sides import interleave
 
 WORKS = {
@@ -48,15 +48,15 @@ def main() -> None:
         if args.only not in name:
             continue
         arguments = dict(zip(("network", "method", "shape", "batch"), work, strict=True))
-        tables.CONSOLE.print(name)
+        record.CONSOLE.print(name)
         results, errors = interleave(
             sides,
             arguments | {"precision": args.precision},
             3 if args.quick else args.repeats,
         )
-        rows.append(tables.row(name, results, errors, limits))
-    tables.show("one training step", rows)
-    tables.write(args.out, "step", limits, rows)
+        rows.append(record.row(name, results, errors, limits))
+    record.show("one training step", rows)
+    record.write(args.out, "step", limits, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sides import Work
-from cifp_jax.evaluation.sliding_window import window_starts
+from cifp_jax.inference.sliding_window import window_starts
 
 CLASSES = {"vnet": 2, "unet": 4}
 

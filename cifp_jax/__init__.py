@@ -6,7 +6,7 @@ from cifp_jax.models.vnet import VNet
 from cifp_jax.parallel import compile_step, make_mesh, shard_batch
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import TrainState, create_train_state
-from cifp_jax.training.step import make_train_step
+from cifp_jax.training.train_step import make_train_step
 
 __all__ = [
     "METHODS",

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
 
-from cifp_jax.data.preparation import Preparation
 from cifp_jax.methods import METHODS
+from cifp_jax.scans.preparation import Preparation
 
 # A `ConfigDict`. Its keys are not known to a type checker, which would take each for any type.
 Config: TypeAlias = Any

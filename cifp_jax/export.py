@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from cifp_jax.data import splits
-from cifp_jax.training import build, prediction
+from cifp_jax.inference.weights import NORMALISATION, Weights, save_weights
+from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.runs import load_config
-from cifp_jax.training.weights import NORMALISATION, Weights, save_weights
+from cifp_jax.training.run_folder import load_config
+from cifp_jax.training.state import network_variables
 
 
 def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
@@ -56,7 +57,9 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
         "weights": config.evaluation.weights,
         "training_list": patients,
     }
-    save_weights(out, Weights(prediction.network_variables(config, state), facts), half=half)
+    save_weights(
+        out, Weights(network_variables(state, config.evaluation.weights), facts), half=half
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,8 +21,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cifp_jax.training.build import NETWORKS
-from cifp_jax.training.weights import NORMALISATION, Weights, save_weights
+from cifp_jax.inference.weights import NORMALISATION, Weights, save_weights
+from cifp_jax.models import make_network
 
 Tensors = dict[str, np.ndarray]
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -121,7 +121,7 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
     )
     kernel = flat["params", "encoder_0", "Conv_0", "kernel"]
     classes = int(flat["params", "head", "bias"].shape[0])
-    model = NETWORKS[name](classes=classes, filters=filters)
+    model = make_network(name=name, classes=classes, filters=filters)
     image = jax.ShapeDtypeStruct((1, *(16,) * (kernel.ndim - 2), kernel.shape[-2]), np.float32)
     wanted: dict[Any, Any] = flatten_dict(
         jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)

@@ -22,14 +22,17 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cifp_jax import host
+from cifp_jax import files, host
 from cifp_jax.config import Config
-from cifp_jax.data import layouts, records, splits, volumes
-from cifp_jax.data.preparation import Preparation
-from cifp_jax.evaluation import ranking, ranking_report
+from cifp_jax.data import splits
+from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import largest_component
-from cifp_jax.evaluation.segment import LEVELS, segment
-from cifp_jax.training import features, prediction, runs
+from cifp_jax.inference import embedding, prediction
+from cifp_jax.inference.segmentation import LEVELS, segment
+from cifp_jax.reports import ranking_page
+from cifp_jax.scans import raw_folders, volumes
+from cifp_jax.scans.preparation import Preparation
+from cifp_jax.training import run_folder
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 
@@ -107,7 +110,7 @@ class Segmenter:
         predict: prediction.Predict,
         output: pathlib.Path,
         maps: Sequence[str],
-        describe: features.Describe | None = None,
+        describe: embedding.Describe | None = None,
     ) -> None:
         """Takes the parts that are the same for all scans.
 
@@ -167,7 +170,7 @@ class Segmenter:
         if describe is not None:
             shown = turned if turned.ndim == 3 else turned[..., 0]
             known = ranking.gather(segmented, describe, image, found, shown)
-            ranking_report.write_record(record_of(self._output, name), *known)
+            ranking_page.write_record(record_of(self._output, name), *known)
         if found.uncertainty is not None and "uncertainty" in self._maps:
             write(self._output / "uncertainty" / file, found.uncertainty)
         if found.probabilities is not None:
@@ -232,19 +235,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{arguments.output}: the masks would lie among the scans, under the same names. "
                 f"Name another folder."
             )
-        config, variables = runs.load_network(arguments.weights)
+        config, variables = run_folder.load_network(arguments.weights)
         config = prediction_config(config)
-        scans = layouts.find_scans(arguments.input, config.data.channels)
+        scans = raw_folders.find_scans(arguments.input, config.data.channels)
         predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
-        describe = features.make_describer(config)(variables) if arguments.rank else None
+        describe = embedding.make_describer(config)(variables) if arguments.rank else None
         segmenter = Segmenter(config, predict, arguments.output, maps, describe)
         names = {str(value): name for value, name in segmenter.names.items()}
-        records.write_json(arguments.output / "labels.json", names)
+        files.write_json(arguments.output / "labels.json", names)
         failures = _segment_all(segmenter, scans, arguments.output, maps, arguments.rank)
         if arguments.rank:
             records_of = {name: record_of(arguments.output, name) for name in scans}
             known = {name: path for name, path in records_of.items() if path.exists()}
-            places = ranking_report.write_ranking(arguments.output, known)
+            places = ranking_page.write_ranking(arguments.output, known)
             first = ", ".join(place.case for place in places[:3])
             CONSOLE.print(f"label first: {first} ... ({arguments.output}/ranking.csv)")
     except (ValueError, OSError) as error:

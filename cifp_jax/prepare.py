@@ -21,11 +21,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from cifp_jax.data import challenges, fingerprint, layouts, plan, records
-from cifp_jax.data.fingerprint import CaseFacts
-from cifp_jax.data.geometry import resampled_shape
-from cifp_jax.data.layouts import RawData
+from cifp_jax import files
 from cifp_jax.data.splits import patient
+from cifp_jax.scans import challenges, fingerprint, plan, raw_folders
+from cifp_jax.scans.fingerprint import CaseFacts
+from cifp_jax.scans.geometry import resampled_shape
+from cifp_jax.scans.raw_folders import RawData
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 _Item = TypeVar("_Item")
@@ -80,9 +81,9 @@ def _read_layout(arguments: argparse.Namespace) -> RawData:
     if arguments.masks is not None:
         if arguments.masks.resolve() == raw.resolve():
             raise ValueError(f"--masks={raw} is the folder of the scans. Name that of the masks.")
-        return layouts.read_plain(raw, arguments.masks)
+        return raw_folders.read_plain(raw, arguments.masks)
     if (raw / "dataset.json").is_file():
-        return layouts.read_described(raw)
+        return raw_folders.read_described(raw)
     raise ValueError(
         f"{raw}: this folder has no dataset.json (nnU-Net, Decathlon) and no scans named as those "
         f"of ACDC or LA. For a plain folder of scans give --masks=FOLDER with the masks."
@@ -101,7 +102,7 @@ def _write(
             if mask is not None:
                 record["label"] = preparation.label(mask, planned.classes)
             path, affine = out / f"volumes/{fact.case.name}.h5", preparation.affine(scan)
-            records.write_record(path, record, attributes={"affine": affine}, sliced=True)
+            files.write_record(path, record, attributes={"affine": affine}, sliced=True)
             written.append(fact.case.name)
         except (ValueError, FileNotFoundError) as error:
             failures.append(str(error))
@@ -189,7 +190,7 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
     # The two training lists in one, for tools that want that.
     for key, names in {**lists, "train": lists["labelled"] + lists["unlabelled"]}.items():
         challenges.write_list(out / f"{key}.list", names)
-    records.write_json(out / "fingerprint.json", found)
+    files.write_json(out / "fingerprint.json", found)
     values = plan.settings(
         planned,
         labelled=len({patient(name) for name in lists["labelled"]}),
@@ -197,7 +198,7 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
         tested=bool(lists["test"]),
         bytes_on_disk=size,
     )
-    records.write_text(out / "config.py", plan.config_text(planned, values))
+    files.write_text(out / "config.py", plan.config_text(planned, values))
     counts = ", ".join(f"{len(names)} {key}" for key, names in lists.items())
     CONSOLE.print(f"{out}: {counts}. Classes: {', '.join(labels.values())}.")
     for reason in planned.reasons:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cifp_jax.config import method_defaults
-from cifp_jax.data.preparation import Preparation
 from cifp_jax.methods import METHODS
+from cifp_jax.scans.preparation import Preparation
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("cifp_jax", "experiments", "benchmarks")

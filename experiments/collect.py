@@ -13,7 +13,7 @@ import pathlib
 import sys
 from typing import Any
 
-from cifp_jax.evaluation.report import PROTOCOL, write_json
+from cifp_jax.reports.summaries import PROTOCOL, write_json
 
 
 def collect(run: pathlib.Path, *, label: str = "", seconds: float | None = None) -> dict[str, Any]:

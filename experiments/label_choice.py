@@ -25,15 +25,16 @@ from jaxtyping import Integer
 from scipy import stats
 
 from cifp_jax.data import sources, splits
-from cifp_jax.data.records import write_json, write_text
 from cifp_jax.evaluation import metrics, ranking
-from cifp_jax.evaluation.segment import segment
-from cifp_jax.training import features, prediction, runs
+from cifp_jax.files import write_json, write_text
+from cifp_jax.inference import embedding, prediction
+from cifp_jax.inference.segmentation import segment
+from cifp_jax.training import run_folder
 from experiments.collect import read_results
+from experiments.planned_runs import Cell
 from experiments.report import RESULTS
 from experiments.run import run_table
 from experiments.stop import stoppable
-from experiments.tables import Cell
 
 FIRST, MORE = 3, 4
 DRAWS = (1, 2, 3)
@@ -104,9 +105,9 @@ def rank_scans(run: pathlib.Path, scans: dict[str, list[sources.Case]]) -> list[
 
     The labels are read for that Dice only, after the evidence of a scan has been gathered.
     """
-    config, variables = runs.load_network(run)
+    config, variables = run_folder.load_network(run)
     predict = prediction.make_predictor(config)(variables)
-    describe = features.make_describer(config)(variables)
+    describe = embedding.make_describer(config)(variables)
     known, dice = {}, {}
     for name, cases in scans.items():
         slices = [sources.read_case(case, classes=4, rank=2) for case in cases]

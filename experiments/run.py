@@ -28,8 +28,8 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
-from cifp_jax.evaluation.report import write_json
-from experiments import tables
+from cifp_jax.reports.summaries import write_json
+from experiments import planned_runs
 from experiments.collect import collect, read_results
 from experiments.report import RESULTS
 from experiments.stop import Stop, stoppable
@@ -59,7 +59,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def command(cell: tables.Cell, folder: pathlib.Path) -> list[str]:
+def command(cell: planned_runs.Cell, folder: pathlib.Path) -> list[str]:
     """The command line of a cell."""
     settings = [f"--config.{key}={value}" for key, value in cell.settings.items()]
     return [
@@ -84,7 +84,7 @@ def status_of(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def run_cell(
-    cell: tables.Cell,
+    cell: planned_runs.Cell,
     folder: pathlib.Path,
     result: pathlib.Path,
     stop: Stop,
@@ -123,7 +123,7 @@ def run_cell(
 
 
 def run_table(
-    cells: Sequence[tables.Cell],
+    cells: Sequence[planned_runs.Cell],
     runs: pathlib.Path,
     results: pathlib.Path,
     *,
@@ -153,7 +153,7 @@ def run_table(
         known = read_results(results)
         left = [cell for cell in cells if cell.name not in known]
 
-        def run_one(number: int, cell: tables.Cell) -> str:
+        def run_one(number: int, cell: planned_runs.Cell) -> str:
             folder = runs / cell.name
             if status_of(folder)["status"] == "trained" and "data.test_list" not in cell.settings:
                 return "trained"
@@ -173,17 +173,17 @@ def run_table(
 
 def choose(
     table: str, budget: str, seeds: tuple[int, ...], only: str, data: pathlib.Path
-) -> list[tables.Cell]:
+) -> list[planned_runs.Cell]:
     """The cells of a table whose names hold one of the parts of `only`, with their data's folder.
 
     Raises:
       ValueError: none does; names those there are.
     """
     cells = []
-    for cell in tables.cells(table, budget, seeds):
+    for cell in planned_runs.cells(table, budget, seeds):
         settings = dict(cell.settings)
-        if cell.data in tables.FOLDERS:
-            root = data / tables.FOLDERS[cell.data]
+        if cell.data in planned_runs.FOLDERS:
+            root = data / planned_runs.FOLDERS[cell.data]
             settings["data.root"] = root
             if (root / "test.list").is_file():
                 settings["data.test_list"] = "test.list"
@@ -195,7 +195,7 @@ def choose(
     return chosen
 
 
-def folder_name(cell: tables.Cell, given: argparse.Namespace) -> str:
+def folder_name(cell: planned_runs.Cell, given: argparse.Namespace) -> str:
     """Of a cell's run and result: cells of the table protocol are those of their data's table."""
     if given.table == "smoke":
         return "smoke"
@@ -206,8 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", choices=tables.TABLES, required=True)
-    parser.add_argument("--budget", choices=tables.BUDGETS, default="laptop")
+    parser.add_argument("--table", choices=planned_runs.TABLES, required=True)
+    parser.add_argument("--budget", choices=planned_runs.BUDGETS, default="laptop")
     parser.add_argument("--seeds", default="0", help="for example 0,1,2")
     parser.add_argument("--only", default="", help="parts of cell names, for example cifp,acdc3")
     parser.add_argument("--data", type=pathlib.Path, default="data", help="holds ACDC/ and LA/")

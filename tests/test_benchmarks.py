@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from benchmarks import precision, tables
+from benchmarks import precision, record
 from benchmarks.sides import Result, Work, interleave
 
 
@@ -61,10 +61,10 @@ def test_a_row_has_the_ratio_of_medians_and_the_shares_of_the_limits(tmp_path):
     ours = Result([1.0, 2.0, 30.0], 5.0, {"flops": 6.0, "bytes": 1.0})
     other = Result([4.0, 4.0, 4.0], 5.0, {})
     limits = {"flops_per_s": 6.0, "bytes_per_s": 2.0}  # 1 s for operations, half for bytes, of 2
-    row = tables.row("work", {"cifp_jax": ours, "pytorch": other}, {}, limits)
+    row = record.row("work", {"cifp_jax": ours, "pytorch": other}, {}, limits)
     assert row["ratio"] == 0.5
     assert (row["flops_share"], row["bytes_share"]) == (0.5, 0.25)
-    tables.write(tmp_path / "new" / "step.json", "step", limits, [row])
+    record.write(tmp_path / "new" / "step.json", "step", limits, [row])
     written = json.loads((tmp_path / "new" / "step.json").read_text())
     assert written["rows"][0]["cifp_jax"]["seconds"] == [1.0, 2.0, 30.0]
     assert written["machine"]["jax"]

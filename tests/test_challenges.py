@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cifp_jax import prepare
-from cifp_jax.data import challenges, splits
+from cifp_jax.data import splits
+from cifp_jax.scans import challenges
 
 AFFINE = np.diag([1.4, 1.4, 10.0, 1.0])
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from cifp_jax.config import method_defaults
-from cifp_jax.evaluation.report import PROTOCOL
+from cifp_jax.reports.summaries import PROTOCOL
 from cifp_jax.training import build
-from experiments import collect, published, report, run, tables
+from experiments import collect, planned_runs, published, report, run
 from experiments.stop import Stop
 
 OVERALL = {
@@ -67,10 +67,10 @@ def result(dice: float, seed: int, label: str = "cifp", labeled: int = 7) -> dic
     }
 
 
-@pytest.mark.parametrize("table", tables.TABLES)
-@pytest.mark.parametrize("budget", tables.BUDGETS)
+@pytest.mark.parametrize("table", planned_runs.TABLES)
+@pytest.mark.parametrize("budget", planned_runs.BUDGETS)
 def test_every_cell_is_a_configuration_that_can_run(table, budget):
-    cells = tables.cells(table, budget, (0, 1))
+    cells = planned_runs.cells(table, budget, (0, 1))
     names = [cell.name for cell in cells]
     assert len(set(names)) == len(names)
     for cell in cells:
@@ -89,12 +89,12 @@ def test_every_cell_is_a_configuration_that_can_run(table, budget):
 def test_the_tables_hold_every_method_and_the_protocols_numbers():
     from cifp_jax.methods import METHODS
 
-    assert set(tables.METHODS) == set(METHODS)
-    assert {c.label for c in tables.cells("smoke", "full", (0,))} == set(METHODS)
-    first = [c.name for c in tables.cells("acdc", "full", (0, 1))[:3]]
+    assert set(planned_runs.METHODS) == set(METHODS)
+    assert {c.label for c in planned_runs.cells("smoke", "full", (0,))} == set(METHODS)
+    first = [c.name for c in planned_runs.cells("acdc", "full", (0, 1))[:3]]
     assert first == ["acdc7_cifp_seed0", "acdc3_cifp_seed0", "acdc7_supervised_seed0"]
     defaults = method_defaults("cifp")
-    for label, settings in tables.ABLATIONS.items():
+    for label, settings in planned_runs.ABLATIONS.items():
         assert len(settings) == (label != "default")
         for key, value in settings.items():
             assert value != defaults.get(key.removeprefix("method."), 0.99), label
@@ -139,7 +139,7 @@ def test_cells_run_once_and_a_failing_one_stops_no_other(monkeypatch, tmp_path):
         "command",
         lambda cell, folder: [sys.executable, "-c", SCRIPT, folder, cell.label, tmp_path / "made"],
     )
-    cells = [tables.Cell(name, name, "", {}) for name in ("bad", "good", "half")]
+    cells = [planned_runs.Cell(name, name, "", {}) for name in ("bad", "good", "half")]
     runs, results = tmp_path / "runs", tmp_path / "results"
     outcome = run.run_table(cells, runs, results, environment={}, stop=Stop())
     # "half" ends without an evaluation, as a stopped run does.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cifp_jax import import_torch
-from cifp_jax.training.build import NETWORKS
-from cifp_jax.training.weights import load_weights
+from cifp_jax.inference.weights import load_weights
+from cifp_jax.models import make_network
 
 FILTERS = (2, 3, 4, 4, 5)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -151,7 +151,7 @@ def test_logits_are_equal(kind, inside, tmp_path):
     image = np.random.default_rng(0).normal(size=(1, *shape, 1)).astype(np.float32)
     with torch.no_grad():
         want = np.moveaxis(network(torch.tensor(np.moveaxis(image, -1, 1))).numpy(), 1, -1)
-    model = NETWORKS[facts["name"]](classes=facts["classes"], filters=FILTERS)
+    model = make_network(name=facts["name"], classes=facts["classes"], filters=FILTERS)
     apply = jax.jit(
         lambda v, x: model.apply(v, x, train=False),
         compiler_options={"xla_backend_optimization_level": 0},

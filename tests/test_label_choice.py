@@ -8,7 +8,7 @@ import pytest
 
 from cifp_jax.config import default_config
 from cifp_jax.data import splits
-from cifp_jax.evaluation.report import PROTOCOL
+from cifp_jax.reports.summaries import PROTOCOL
 from experiments import label_choice
 
 

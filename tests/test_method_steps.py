@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import TwoStages, make_batch
+from test_train_step import TwoStages, make_batch
 
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state, several
-from cifp_jax.training.step import make_train_step, method_settings
+from cifp_jax.training.train_step import make_train_step, method_settings
 
 # What a short run and a network of two stages need.
 SETTINGS = {

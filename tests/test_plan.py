@@ -2,8 +2,8 @@
 
 import pytest
 
-from cifp_jax.data import plan
-from cifp_jax.data.plan import Machine, make_plan, step_bytes
+from cifp_jax.scans import plan
+from cifp_jax.scans.plan import Machine, make_plan, step_bytes
 
 GPU = Machine(24 * 2**30, 1, True)
 CPU = Machine(8 * 2**30, 1, False)

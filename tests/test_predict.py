@@ -11,8 +11,9 @@ from test_volumes import OBLIQUE, dicom, loaded, nifti
 
 from cifp_jax import predict, prepare
 from cifp_jax.config import default_config
-from cifp_jax.data.volumes import Volume, write
-from cifp_jax.training import features, loop, prediction, runs
+from cifp_jax.inference import embedding, prediction
+from cifp_jax.scans.volumes import Volume, write
+from cifp_jax.training import loop, run_folder
 
 STEEP = 50.0
 
@@ -42,7 +43,7 @@ def run(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json_best_effort())
-    monkeypatch.setattr(runs, "load_network", lambda path: (runs.load_config(path), {}))
+    monkeypatch.setattr(run_folder, "load_network", lambda path: (run_folder.load_config(path), {}))
     monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: nearest_class)
     return folder
 
@@ -116,7 +117,7 @@ def test_masks_come_back_voxel_exact_through_prepare_and_predict(tmp_path, monke
         with h5py.File(path) as file:
             image, label = np.asarray(file["image"]), np.asarray(file["label"])
         known[image.shape, image.tobytes()] = np.eye(3, dtype=np.float32)[label]
-    monkeypatch.setattr(runs, "load_network", lambda path: (runs.load_config(path), {}))
+    monkeypatch.setattr(run_folder, "load_network", lambda path: (run_folder.load_config(path), {}))
     by_heart = lambda image: known[image.shape, image.tobytes()]  # noqa: E731
     monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: by_heart)
     assert call(run, tmp_path / "scans", tmp_path / "again") == 0
@@ -222,7 +223,7 @@ def test_acdc_runs_see_slices_scaled_as_in_training(run):
     config["method"]["stages"] = [3, 4, 5]
     del config["preparation"]  # a run from before there was any
     (run / "config.json").write_text(json.dumps(config))
-    loaded = predict.prediction_config(runs.load_config(run))
+    loaded = predict.prediction_config(run_folder.load_config(run))
     assert prediction.preparation(loaded).normalisation == (("minmax",),)
     assert predict.window_rows(loaded) == (1, 1)
     assert loaded.method.stages == (3, 4, 5)
@@ -251,7 +252,7 @@ def test_ranking_goes_on_with_what_is_missing(run, tmp_path, monkeypatch, capsys
         seen.append(image.shape)
         return np.array([image.mean(), 0], np.float32)
 
-    monkeypatch.setattr(features, "make_describer", lambda _: lambda _: describe)
+    monkeypatch.setattr(embedding, "make_describer", lambda _: lambda _: describe)
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     # Between the classes, the network is unsure: everywhere, and nowhere.

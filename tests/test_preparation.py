@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 from test_volumes import ARRAY, OBLIQUE
 
-from cifp_jax.data import geometry
-from cifp_jax.data.preparation import Preparation
-from cifp_jax.data.volumes import Volume
+from cifp_jax.scans import geometry
+from cifp_jax.scans.preparation import Preparation
+from cifp_jax.scans.volumes import Volume
 
 
 def volume(array, affine=OBLIQUE):

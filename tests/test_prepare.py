@@ -12,9 +12,10 @@ import pytest
 from test_volumes import OBLIQUE, dicom
 
 from cifp_jax import prepare
-from cifp_jax.data import layouts
 from cifp_jax.data.sources import read_case
-from cifp_jax.training import build, prediction
+from cifp_jax.inference import prediction
+from cifp_jax.scans import raw_folders
+from cifp_jax.training import build
 
 # Slices 7 mm apart; in the plane 2 x 2 mm.
 ANISOTROPIC = OBLIQUE @ np.diag([4.0, 1, 1, 1])
@@ -216,7 +217,7 @@ def test_a_data_set_has_its_configuration_last(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare.records, "write_record", interrupted)
+    monkeypatch.setattr(prepare.files, "write_record", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare.main([str(raw), str(out), "--memory=1"])
     assert not (out / "config.py").exists()
@@ -248,7 +249,7 @@ def test_duplicate_names_and_a_full_disk(tmp_path, monkeypatch, capsys):
     save(tmp_path / "x/a.nii.gz", scan(0))
     save(tmp_path / "x/a.nii", scan(0))
     with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike"):
-        layouts.find_scans(tmp_path / "x")
+        raw_folders.find_scans(tmp_path / "x")
     raw = nnunet(tmp_path / "raw", labelled=1)
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage)

@@ -5,7 +5,7 @@ import pytest
 
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.ranking import Evidence
-from cifp_jax.evaluation.segment import Segmentation
+from cifp_jax.inference.segmentation import Segmentation
 
 
 def evidence(score, *features):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage, special
 
-from cifp_jax.evaluation import sliding_window
-from cifp_jax.evaluation.sliding_window import make_slicewise, make_sliding_window
+from cifp_jax.inference import sliding_window
+from cifp_jax.inference.sliding_window import make_slicewise, make_sliding_window
 
 K = 3
 

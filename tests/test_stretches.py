@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from test_experiments import write_run
 
-from cifp_jax.evaluation.report import PROTOCOL
-from experiments import collect, run, stop, tables
+from cifp_jax.reports.summaries import PROTOCOL
+from experiments import collect, planned_runs, run, stop
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -52,8 +52,8 @@ def made(monkeypatch, tmp_path):
     return tmp_path
 
 
-def cells(*labels: str) -> list[tables.Cell]:
-    return [tables.Cell(label, label, "", {}) for label in labels]
+def cells(*labels: str) -> list[planned_runs.Cell]:
+    return [planned_runs.Cell(label, label, "", {}) for label in labels]
 
 
 def stretch(
@@ -136,7 +136,7 @@ def test_a_run_without_anything_to_score_is_trained_once(made, monkeypatch):
     assert stretch(made, None, "bare") == {"bare": "trained"}
     assert not log.exists()
     # With a list of test cases it is started once more, to be scored.
-    cell = tables.Cell("bare", "bare_test", "", {"data.test_list": "test.list"})
+    cell = planned_runs.Cell("bare", "bare_test", "", {"data.test_list": "test.list"})
     places = made / "runs", made / "results"
     outcome = run.run_table([cell], *places, environment={}, stop=stop.Stop())
     assert outcome == {"bare": "done"}
@@ -151,7 +151,7 @@ def test_test_cases_are_scored_where_their_list_is(tmp_path):
 
 
 def test_the_protocol_in_its_order():
-    names = [cell.name for cell in tables.cells("protocol", "full", (0, 1))]
+    names = [cell.name for cell in planned_runs.cells("protocol", "full", (0, 1))]
     assert names[:7] == [
         *("acdc7_cifp_seed0", "acdc3_cifp_seed0"),
         *("la8_cifp_seed0", "la4_cifp_seed0", "la16_cifp_seed0"),
@@ -164,12 +164,12 @@ def test_the_protocol_in_its_order():
 
 
 def names_and_settings(table: str) -> list[str]:
-    return [repr(cell) for cell in tables.cells(table, "full", (0, 1))]
+    return [repr(cell) for cell in planned_runs.cells(table, "full", (0, 1))]
 
 
 def test_the_protocols_results_stand_in_the_tables_of_their_data(made, monkeypatch, capsys):
     monkeypatch.setattr(run, "RESULTS", made / "results")
-    monkeypatch.setattr(tables, "METHODS", ("quick", "deaf", "long"))
+    monkeypatch.setattr(planned_runs, "METHODS", ("quick", "deaf", "long"))
     flags = ["--table=protocol", "--budget=full", f"--runs={made / 'runs'}", f"--data={made}"]
     run.main([*flags, "--only=quick", "--minutes=1"])
     found = sorted(str(p.relative_to(made)) for p in made.glob("results/*/*.json"))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from cifp_jax.data import volumes
-from cifp_jax.data.volumes import Volume
+from cifp_jax.scans import volumes
+from cifp_jax.scans.volumes import Volume
 
 # A quarter turn about z, tilted by 0.3 radians about x; voxels of 0.5 x 2 x 7 mm.
 TILT = np.array([[1, 0, 0], [0, np.cos(0.3), -np.sin(0.3)], [0, np.sin(0.3), np.cos(0.3)]])

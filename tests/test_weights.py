@@ -15,8 +15,9 @@ from test_build import small
 from cifp_jax import export as export_command
 from cifp_jax.config import default_config
 from cifp_jax.data.phantom import write_phantoms
-from cifp_jax.training import build, loop, prediction, runs
-from cifp_jax.training.weights import Weights, load_weights, save_weights
+from cifp_jax.inference import prediction
+from cifp_jax.inference.weights import Weights, load_weights, save_weights
+from cifp_jax.training import build, loop, run_folder
 from configs import acdc, la
 
 FACTS = {
@@ -171,13 +172,13 @@ def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
 def test_a_run_goes_on_as_the_run_that_it_is(part, key, value, tmp_path):
     before, now = default_config(), default_config()
     before.method.name = now.method.name = "cifp"
-    runs.check_same(now, tmp_path)  # of a new folder nothing is known
+    run_folder.check_same(now, tmp_path)  # of a new folder nothing is known
     (tmp_path / "config.json").write_text(before.to_json_best_effort())
     now.optimizer.learning_rate = 0.5  # may change
-    runs.check_same(now, tmp_path)
+    run_folder.check_same(now, tmp_path)
     now[part][key] = value
     with pytest.raises(ValueError, match=rf"is a run with config\.{part}.*own config"):
-        runs.check_same(now, tmp_path)
+        run_folder.check_same(now, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -195,19 +196,19 @@ def test_weights_of_other_data_are_refused(part, key, value):
     config.preparation.spacing = (1.0, 1.0, 1.0)
     facts = FACTS | {"preparation": config.preparation.to_dict()}
     file = pathlib.Path("x.safetensors")
-    runs.check_same_data(config, file, json.loads(json.dumps(facts)))
+    run_folder.check_same_data(config, file, json.loads(json.dumps(facts)))
     facts[part] = facts[part] | {key: value}
     other = json.loads(json.dumps(facts))
     with pytest.raises(ValueError, match=rf"is of data with .*{value if key == 'name' else key}"):
-        runs.check_same_data(config, file, other)
+        run_folder.check_same_data(config, file, other)
 
 
 def test_a_file_of_weights_keeps_the_rule_for_masks(tmp_path):
     facts = FACTS | {"evaluation": {"largest_component": True}}
     save_weights(tmp_path / "x", Weights(VARIABLES, facts))
-    assert runs.load_network(tmp_path / "x")[0].evaluation.largest_component
+    assert run_folder.load_network(tmp_path / "x")[0].evaluation.largest_component
     save_weights(tmp_path / "y", Weights(VARIABLES, FACTS))  # an older file
-    assert not runs.load_network(tmp_path / "y")[0].evaluation.largest_component
+    assert not run_folder.load_network(tmp_path / "y")[0].evaluation.largest_component
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from cifp_jax.data.records import write_record, write_text
 from cifp_jax.data.transforms import Arrays
+from cifp_jax.files import write_record, write_text
 
 _MARKER = "phantoms.json"
 _Field = Float[np.ndarray, "*_"]

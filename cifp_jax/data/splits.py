@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 import re
 
-from cifp_jax.data.preparation import Preparation
 from cifp_jax.data.sources import Case, slices_of
+from cifp_jax.scans import preparation
+from cifp_jax.scans.preparation import Preparation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Layout:
 
 _OWN = ("labelled.list", "volumes/{}.h5", "validation.list", "volumes/{}.h5")
 LAYOUTS = {
-    "la": Layout(3, "train.list", "{}/mri_norm2.h5", "", "{}/mri_norm2.h5", Preparation()),
+    "la": Layout(3, "train.list", "{}/mri_norm2.h5", "", "{}/mri_norm2.h5", preparation.LA),
     "acdc": Layout(
         2,
         "train_slices.list",
         "data/slices/{}.h5",
         "val.list",
         "data/{}.h5",
-        Preparation(axes=(2, 1, 0), normalisation=(("minmax",),)),
+        preparation.ACDC,
     ),
     "volumes": Layout(3, *_OWN, preparation=None, unlabeled_list="unlabelled.list", own=True),
     "slices": Layout(2, *_OWN, preparation=None, unlabeled_list="unlabelled.list", own=True),

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from scipy import ndimage
 
 from cifp_jax.evaluation.metrics import dice
-from cifp_jax.evaluation.segment import Segmentation
+from cifp_jax.inference.segmentation import Segmentation
 
 # Axes along which a scan is mirrored: in a stack of slices, the first is across them.
 MIRRORED = (1, 2)

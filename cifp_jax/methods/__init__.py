@@ -15,7 +15,7 @@ from cifp_jax.methods import (
     ua_mt,
     unimatch,
 )
-from cifp_jax.methods.teachers import one_teacher
+from cifp_jax.methods.ema import one_teacher
 
 
 def _no_parameters(*_: Any, **settings: Any) -> dict[str, Any]:

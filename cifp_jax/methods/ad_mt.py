@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses, views
+from cifp_jax.methods.ema import Decays, warm_decay
 from cifp_jax.methods.fusion import fuse
 from cifp_jax.methods.options import check_option
-from cifp_jax.methods.passes import Metrics, clean_pass, confident, figures, stream_keys
-from cifp_jax.methods.teachers import Decays, warm_decay
+from cifp_jax.methods.shared import Metrics, clean_pass, confident, figures, stream_keys
 from cifp_jax.models.network import Network
 
 CRITERIA = ("dice", "ce")

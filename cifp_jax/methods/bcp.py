@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses
-from cifp_jax.methods.components import keep_largest
-from cifp_jax.methods.passes import Metrics, figures
-from cifp_jax.methods.teachers import Decays
+from cifp_jax.methods.ema import Decays
+from cifp_jax.methods.largest_component import keep_largest
+from cifp_jax.methods.shared import Metrics, figures
 from cifp_jax.models.network import Network
 
 PRETRAIN_STEPS = 10_000

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import attention, losses, views
+from cifp_jax.methods.cifp_teacher import Metrics, metrics_of, teach
 from cifp_jax.methods.fusion import fuse, fusion_loss
 from cifp_jax.methods.options import check_option
-from cifp_jax.methods.passes import clean_pass
-from cifp_jax.methods.pseudo_labels import Metrics, metrics_of, teach
+from cifp_jax.methods.shared import clean_pass
 from cifp_jax.models.network import Network
 
 

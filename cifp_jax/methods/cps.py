@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax.methods import losses
-from cifp_jax.methods.passes import Metrics, clean_pass, confident, figures, stream_keys
+from cifp_jax.methods.shared import Metrics, clean_pass, confident, figures, stream_keys
 from cifp_jax.models.network import Network
 
 

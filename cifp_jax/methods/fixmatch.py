@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses, views
-from cifp_jax.methods.passes import Metrics, clean_pass, confident, figures, stream_keys
+from cifp_jax.methods.shared import Metrics, clean_pass, confident, figures, stream_keys
 from cifp_jax.models.network import Network
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods.losses import one_hot, segmentation_loss
-from cifp_jax.methods.passes import Metrics, figures
+from cifp_jax.methods.shared import Metrics, figures
 from cifp_jax.models.network import Network
 
 

@@ -10,7 +10,7 @@ from cifp_jax import parallel
 from cifp_jax.methods import losses
 from cifp_jax.methods.fusion import normalized_entropy
 from cifp_jax.methods.mean_teacher import noisy
-from cifp_jax.methods.passes import Metrics, clean_pass, figures, stream_keys
+from cifp_jax.methods.shared import Metrics, clean_pass, figures, stream_keys
 from cifp_jax.models.network import Network
 
 THRESHOLD = (0.75, 1.0)  # of the largest entropy, at the start and at the end of its ramp

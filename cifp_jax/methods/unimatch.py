@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses, views
-from cifp_jax.methods.passes import (
+from cifp_jax.methods.shared import (
     Metrics,
     clean_pass,
     confident,

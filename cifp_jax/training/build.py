@@ -14,15 +14,13 @@ from cifp_jax.config import Config, method_defaults
 from cifp_jax.data import phantom, pipeline, sources, splits
 from cifp_jax.evaluation import metrics
 from cifp_jax.methods import Method
+from cifp_jax.models import NETWORKS, make_network
 from cifp_jax.models.network import PRECISIONS
-from cifp_jax.models.unet import UNet
-from cifp_jax.models.vnet import VNet
-from cifp_jax.training import resident
+from cifp_jax.training import device_scans
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import TrainState, create_train_state
-from cifp_jax.training.step import find_method, make_train_step, method_settings
+from cifp_jax.training.train_step import find_method, make_train_step, method_settings
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "vnet": VNet}
 WEIGHTS = ("ema", "student")
 REPORTS = ("last", "best")
 
@@ -184,22 +182,15 @@ def make_scans(config: Config, split: splits.Split, mesh: jax.sharding.Mesh) -> 
     if not data.on_device:
         return None
     shape = {"patch_size": tuple(data.patch_size), "downsample": data.downsample}
-    resident.check_memory(split, free=parallel.free_memory(), **shape)
-    scans = resident.stack_scans(split, classes=config.model.classes, **shape)
+    device_scans.check_memory(split, free=parallel.free_memory(), **shape)
+    scans = device_scans.stack_scans(split, classes=config.model.classes, **shape)
     return parallel.replicate(scans, config.parallel, mesh)
-
-
-def make_model(config: Config) -> nn.Module:
-    """The network of `config.model`."""
-    return NETWORKS[config.model.name](
-        classes=config.model.classes, filters=tuple(config.model.filters)
-    )
 
 
 def make_parts(config: Config) -> tuple[nn.Module, Method, optax.GradientTransformation]:
     """Network, method and optimizer."""
     optimizer = make_optimizer(**config.optimizer.to_dict(), steps=config.training.steps)
-    return make_model(config), find_method(config.method.name), optimizer
+    return make_network(**config.model.to_dict()), find_method(config.method.name), optimizer
 
 
 def make_state(config: Config) -> TrainState:
@@ -235,7 +226,7 @@ def make_step(config: Config) -> Callable[..., Any]:
 
     def step(state: TrainState, batch: Any, scans: Any = None, **layout: Any) -> Any:
         if scans is not None:
-            batch = resident.crop_batch(scans, batch, patch_size)
+            batch = device_scans.crop_batch(scans, batch, patch_size)
         return train_step(state, batch, **layout)
 
     return step

@@ -4,8 +4,11 @@ import pathlib
 from typing import Any
 
 from cifp_jax.config import Config
-from cifp_jax.evaluation import report
-from cifp_jax.training import build, loop, prediction
+from cifp_jax.files import write_json
+from cifp_jax.inference import prediction
+from cifp_jax.reports.pictures import draw_comparison
+from cifp_jax.reports.summaries import print_comparison
+from cifp_jax.training import build, loop
 
 
 def run(config: Config, workdir: pathlib.Path, *, mode: str) -> None:
@@ -29,9 +32,7 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str) -> None:
             return  # stopped half-way, or no case to evaluate: said already
         summaries[name] = loop.reported(summary)
         predicts[name] = loop.load_predictor(single, folder, summaries[name]["facts"]["step"])
-    report.print_comparison(loop.CONSOLE, summaries)
-    report.write_json(workdir / "comparison.json", summaries)
+    print_comparison(loop.CONSOLE, summaries)
+    write_json(workdir / "comparison.json", summaries)
     cases = build.make_split(single).validation[: config.evaluation.overlays]
-    report.draw_comparison(
-        predicts, cases, prediction.read_volume(single), workdir / "comparison.png"
-    )
+    draw_comparison(predicts, cases, prediction.read_volume(single), workdir / "comparison.png")

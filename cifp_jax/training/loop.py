@@ -13,16 +13,17 @@ from rich.console import Console
 from cifp_jax import parallel
 from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
-from cifp_jax.evaluation import report
 from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
-from cifp_jax.evaluation.html_report import write_report
-from cifp_jax.training import build, prediction, runs
+from cifp_jax.inference import prediction
+from cifp_jax.inference.prediction import Predict
+from cifp_jax.inference.weights import load_weights
+from cifp_jax.reports import pictures
+from cifp_jax.reports.run_page import write_report
+from cifp_jax.training import build, run_folder
 from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.prediction import Predict
+from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import Progress
-from cifp_jax.training.state import TrainState
-from cifp_jax.training.weights import load_weights
-from cifp_jax.training.writers import MetricWriter
+from cifp_jax.training.state import TrainState, network_variables
 
 CONSOLE = Console(highlight=False)
 
@@ -89,7 +90,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         last = checkpoints.last()
         if last is not None:
-            runs.check_same(config, workdir)
+            run_folder.check_same(config, workdir)
             state = checkpoints.restore(state, last, iterator)
             CONSOLE.print(f"resumed {workdir} at step {last}")
         (workdir / "config.json").write_text(build.describe(config))
@@ -128,7 +129,7 @@ def _run(
         if step > first and (ended or evaluates or step % training.checkpoint_every == 0):
             figures = None
             if evaluates and predictor is not None:
-                predict = predictor(prediction.network_variables(config, state))
+                predict = predictor(network_variables(state, config.evaluation.weights))
                 figures = _evaluate(config, predict, split.validation).means()
                 writer.write(step, {f"validation/{k}": v for k, v in figures.items()})
                 progress.validated(step, figures)
@@ -164,7 +165,7 @@ def _overlays(
 ) -> None:
     """Draws the worst cases."""
     drawn = [cases[i] for i in evaluation.worst_first()[: config.evaluation.overlays]]
-    report.draw_overlays(predict, drawn, prediction.read_volume(config), folder)
+    pictures.draw_overlays(predict, drawn, prediction.read_volume(config), folder)
 
 
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     `config.evaluation.report`; where there is no validation list there is no best one, and the last
     is reported. Where there is no list at all, the report alone is written.
     """
-    runs.check_same(config, workdir)
+    run_folder.check_same(config, workdir)
     lists = _lists(config)
     like = build.make_state(config)
     predictor = prediction.make_predictor(config)
@@ -193,14 +194,14 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
             if step is None or not lists:
                 continue
             state = checkpoints.restore(like, step)
-            predict = predictor(prediction.network_variables(config, state))
+            predict = predictor(network_variables(state, config.evaluation.weights))
             for name, cases in lists.items():
                 if (step, name) not in done:
                     done[step, name] = _evaluate(config, predict, cases)
                 key = f"{rule}/{name}"
                 evaluation = evaluations[key] = done[step, name]
                 folder = workdir / "evaluation" / key
-                summaries[key] = report.write_evaluation(
+                summaries[key] = summaries.write_evaluation(
                     evaluation,
                     folder,
                     facts={
@@ -217,7 +218,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
                 if rule == chosen:
                     _overlays(config, predict, cases, evaluation, folder)
     if summaries:
-        report.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
+        summaries.print_table(CONSOLE, summaries, f"{config.method.name}, {config.data.name}")
     settings = json.loads(build.describe(config))
     write_report(
         workdir,
@@ -241,7 +242,7 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
     """
     weights = load_weights(file)
     data, trained = weights.facts["data"], weights.facts["training_list"]
-    runs.check_same_data(config, file, weights.facts)
+    run_folder.check_same_data(config, file, weights.facts)
     config = config.copy_and_resolve_references()
     config.model.update(weights.facts["network"])
     config.data.update({key: data[key] for key in ("patch_size", "downsample")})
@@ -262,10 +263,10 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
         kept = {key: weights.facts.get(key) for key in ("step", "weights", "method", "seed")}
         facts = {"list": name, "checkpoint": file.name, "reported": True, **kept}
         evaluation = evaluations[key] = _evaluate(config, predict, cases)
-        summaries[key] = report.write_evaluation(evaluation, folder, facts=facts)
+        summaries[key] = summaries.write_evaluation(evaluation, folder, facts=facts)
         _overlays(config, predict, cases, evaluation, folder)
     if summaries:
-        report.print_table(CONSOLE, summaries, f"{file.name}, {config.data.name}")
+        summaries.print_table(CONSOLE, summaries, f"{file.name}, {config.data.name}")
         # The file does not tell how its method was set.
         settings = json.loads(build.describe(config)) | {
             "method": {"name": weights.facts["method"]}
@@ -284,7 +285,7 @@ def load_predictor(config: Config, workdir: pathlib.Path, step: int) -> Predict:
     """`predict(image) -> probabilities` of a checkpoint of a run."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.make_state(config), step)
-    return prediction.make_predictor(config)(prediction.network_variables(config, state))
+    return prediction.make_predictor(config)(network_variables(state, config.evaluation.weights))
 
 
 def reported(summaries: dict[str, Any]) -> dict[str, Any]:

@@ -91,3 +91,16 @@ def create_train_state(
         opt_state=optimizer.init(params),
         rng=rng,
     )
+
+
+def network_variables(state: TrainState, weights: str) -> dict[str, Any]:
+    """Parameters and statistics of the network that is evaluated: the first, on the host.
+
+    `weights` is `ema`, the teacher's, or `student` (`config.evaluation.weights`).
+    """
+    ema = weights == "ema"
+    params = state.ema_params if ema else state.params
+    batch_stats = state.ema_batch_stats if ema else state.batch_stats
+    return jax.device_get(
+        {"params": several(params["network"])[0], "batch_stats": several(batch_stats)[0]}
+    )

@@ -11,11 +11,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cifp_jax import parallel
-from cifp_jax.data.records import write_text
-from cifp_jax.evaluation import page
 from cifp_jax.evaluation.calibration import BINS
 from cifp_jax.evaluation.evaluate import FIGURES, Evaluation
-from cifp_jax.evaluation.report import TITLES, figure_texts
+from cifp_jax.files import write_text
+from cifp_jax.reports import html
+from cifp_jax.reports.summaries import TITLES, figure_texts
 
 _PACKAGES = ("cifp-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -75,7 +75,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
     figures = [(TITLES[name], f"{summary['overall'][name]['mean']:.2f}") for name in FIGURES]
     missed = ("missed classes", str(summary["overall"]["missed"]))
     error = ("calibration error", _percent(summary["calibration"]["ece"]))
-    return page.cards([*figures, missed, error])
+    return html.cards([*figures, missed, error])
 
 
 def _cases(evaluation: Evaluation) -> str:
@@ -91,16 +91,16 @@ def _cases(evaluation: Evaluation) -> str:
         missed = str(int(tables["missed"][i].sum()))
         rows.append([names[i], *(f"{v:.2f}" for v in values), missed, f"{seconds[i]:.2f}"])
     caption = "Figures of a case are means over its foreground classes; 95HD and ASD in voxels."
-    return page.table(head, rows, caption=caption)
+    return html.table(head, rows, caption=caption)
 
 
 def _overlays(evaluation: Evaluation, folder: pathlib.Path) -> str:
     """Those that were drawn, worst first."""
     names, dice = evaluation.cases(), evaluation.table("dice").mean(axis=1)
     files = [(i, folder / f"{names[i]}.png") for i in evaluation.worst_first()]
-    return page.pictures(
+    return html.pictures(
         [
-            page.picture(
+            html.picture(
                 "png",
                 file.read_bytes(),
                 f"Slices of {names[i]} with contours and, beside them, the uncertainty",
@@ -114,14 +114,14 @@ def _overlays(evaluation: Evaluation, folder: pathlib.Path) -> str:
 
 def _calibration(calibration: Mapping[str, Any]) -> str:
     if calibration["ece"] is None:
-        return page.paragraph("Neither labels nor predictions hold any foreground.")
+        return html.paragraph("Neither labels nor predictions hold any foreground.")
     caption = (
         f"Expected calibration error {_percent(calibration['ece'])}, over "
         f"{sum(calibration['voxels']):,} voxels that are foreground in label or prediction, in "
         f"{BINS} bins of the likeliest class's probability. Bars below the diagonal: the network "
         f"is surer than it is right."
     )
-    return page.drawing(draw_reliability(calibration), "Reliability diagram", caption)
+    return html.drawing(draw_reliability(calibration), "Reliability diagram", caption)
 
 
 def _list_section(
@@ -129,16 +129,16 @@ def _list_section(
 ) -> Iterator[str]:
     """The cases of one list, at the reported checkpoint."""
     facts = summary["facts"]
-    yield page.heading(2, f"{facts['list'].capitalize()}: {facts['cases']} cases")
+    yield html.heading(2, f"{facts['list'].capitalize()}: {facts['cases']} cases")
     yield _cards(summary)
     if facts["checkpoint"] == "best" and facts["list"] == "validation":
-        yield page.paragraph("The checkpoint was chosen by its Dice on these same cases.")
-    yield page.heading(3, "Every case, worst first")
+        yield html.paragraph("The checkpoint was chosen by its Dice on these same cases.")
+    yield html.heading(3, "Every case, worst first")
     yield _cases(evaluation)
     if any(folder.glob("*.png")):
-        yield page.heading(3, "The worst cases")
+        yield html.heading(3, "The worst cases")
         yield _overlays(evaluation, folder)
-    yield page.heading(3, "Calibration")
+    yield html.heading(3, "Calibration")
     yield _calibration(summary["calibration"])
 
 
@@ -160,7 +160,7 @@ def _checkpoints(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         f"Protocol {facts['protocol']}; distance of a missed class: {facts['empty']}; largest "
         f"component only: {'yes' if facts['largest_component'] else 'no'}."
     )
-    return page.table(head, rows, caption=caption, strong=strong)
+    return html.table(head, rows, caption=caption, strong=strong)
 
 
 def _settings(part: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
@@ -223,15 +223,15 @@ def write_report(
         subtitle += f"{facts['weights']} weights, seed {facts['seed']}."
         sections += _list_section(summary, evaluations[key], pictures / key)
     if summaries:
-        sections += [page.heading(2, "All checkpoints and lists"), _checkpoints(summaries)]
+        sections += [html.heading(2, "All checkpoints and lists"), _checkpoints(summaries)]
     metrics = workdir / "metrics.jsonl"
     curves = read_curves(metrics) if metrics.is_file() else {}
     if curves:
         text = f"Over steps: {', '.join(curves)}"
-        sections += [page.heading(2, "Curves"), page.drawing(draw_curves(curves), text, text)]
-    settings = page.table(["setting", "value"], _settings(config), text=True)
-    versions = page.table(["of", "at the evaluation"], _versions(), text=True)
-    sections += [page.heading(2, "Configuration"), page.folded("every setting", settings)]
-    sections += [page.heading(2, "Versions"), versions]
+        sections += [html.heading(2, "Curves"), html.drawing(draw_curves(curves), text, text)]
+    settings = html.table(["setting", "value"], _settings(config), text=True)
+    versions = html.table(["of", "at the evaluation"], _versions(), text=True)
+    sections += [html.heading(2, "Configuration"), html.folded("every setting", settings)]
+    sections += [html.heading(2, "Versions"), versions]
     title = f"{config['method']['name']} on {config['data']['name']}"
-    write_text(workdir / "report.html", page.page(title, subtitle, sections))
+    write_text(workdir / "report.html", html.page(title, subtitle, sections))

@@ -12,22 +12,11 @@ from jaxtyping import Float
 
 from cifp_jax.config import Config
 from cifp_jax.data import sources, splits, transforms
-from cifp_jax.data.preparation import Preparation
-from cifp_jax.evaluation import sliding_window
-from cifp_jax.training.build import make_model
-from cifp_jax.training.state import TrainState, several
+from cifp_jax.inference import sliding_window
+from cifp_jax.models import make_network
+from cifp_jax.scans.preparation import Preparation
 
 Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
-
-
-def network_variables(config: Config, state: TrainState) -> dict[str, Any]:
-    """Parameters and statistics of the network that is evaluated: the first, on the host."""
-    ema = config.evaluation.weights == "ema"
-    params = state.ema_params if ema else state.params
-    batch_stats = state.ema_batch_stats if ema else state.batch_stats
-    return jax.device_get(
-        {"params": several(params["network"])[0], "batch_stats": several(batch_stats)[0]}
-    )
 
 
 def preparation(config: Config) -> Preparation:
@@ -41,7 +30,7 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
 
     With `flips` each window is predicted mirrored in all ways too, and the mean is taken.
     """
-    model = make_model(config)
+    model = make_network(**config.model.to_dict())
 
     def apply(weights: dict[str, Any], x: jax.Array) -> jax.Array:
         logits: Any = model.apply(weights, x, train=False)

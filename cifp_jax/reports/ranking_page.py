@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Shaped
 
-from cifp_jax.data.records import whole
 from cifp_jax.evaluation.ranking import Evidence, Place, Preview, rank
-from cifp_jax.evaluation.report import make_grid, save_figure, show_slice
+from cifp_jax.files import whole
+from cifp_jax.reports.pictures import make_grid, save_figure, show_slice
 
 _COLUMNS = 4
 

@@ -20,10 +20,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Integer
 
-from cifp_jax.data import volumes
-from cifp_jax.data.fingerprint import image_box
-from cifp_jax.data.records import write_record, write_text
-from cifp_jax.data.splits import LAYOUTS
+from cifp_jax.files import write_record, write_text
+from cifp_jax.scans import preparation, volumes
+from cifp_jax.scans.fingerprint import image_box
 
 _FRAME = re.compile(r"(patient\d+)_frame(\d+)\.nii(\.gz)?$")
 _LA_SIZE = 112  # voxels that the field's cut has at least, in X and Y
@@ -83,8 +82,7 @@ def _masked(image: pathlib.Path, mask: pathlib.Path) -> tuple[volumes.Volume, vo
 
 def write_acdc(name: str, path: pathlib.Path, out: pathlib.Path) -> list[str]:
     """Writes a volume and its slices; returns the slices' names."""
-    prepare = LAYOUTS["acdc"].preparation
-    assert prepare is not None
+    prepare = preparation.ACDC
     scan, mask = _masked(path, path.with_name(path.name.replace(".nii", "_gt.nii")))
     record = {"image": prepare.image(scan), "label": prepare.label(mask, 4)}
     write_record(out / f"data/{name}.h5", record)
@@ -96,8 +94,7 @@ def write_acdc(name: str, path: pathlib.Path, out: pathlib.Path) -> list[str]:
 
 def write_la(name: str, path: pathlib.Path, out: pathlib.Path, *, truth: bool) -> list[str]:
     """Writes a scan, cut around the true mask if `truth`; returns its name."""
-    prepare = LAYOUTS["la"].preparation
-    assert prepare is not None
+    prepare = preparation.LA
     scan, mask = _masked(path, path.with_name("laendo.nrrd"))
     if not np.isin(mask.array, (0, 255)).all():
         raise ValueError(f"{mask.path}: LA's masks hold 0 and 255 alone. Correct its values.")

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from cifp_jax.data import volumes
+from cifp_jax.scans import volumes
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _MASK = re.compile(r"[-_](gt|seg|segmentation|mask|label|labels)$", re.IGNORECASE)

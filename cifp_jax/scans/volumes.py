@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from jaxtyping import Float, Shaped
 from nibabel.nifti1 import Nifti1Extension
 
-from cifp_jax.data.records import whole, write_record
+from cifp_jax.files import whole, write_record
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse
 _TO_RAS = {

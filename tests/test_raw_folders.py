@@ -2,7 +2,7 @@
 
 import pytest
 
-from cifp_jax.data import layouts
+from cifp_jax.scans import raw_folders
 
 
 def touch(folder, *names):
@@ -13,7 +13,7 @@ def touch(folder, *names):
 
 
 def found(folder, channels):
-    scans = layouts.find_scans(folder, channels)
+    scans = raw_folders.find_scans(folder, channels)
     return {case: [path.name for path in files] for case, files in scans.items()}
 
 
@@ -44,7 +44,7 @@ def test_a_missing_channel_leaves_the_other_cases_whole(tmp_path):
 def test_masks_of_numbered_patients(tmp_path):
     scans = touch(tmp_path / "scans", "p_0000.nii", "p_0001.nii", "p_0002.nii")
     masks = touch(tmp_path / "masks", "p_0000_gt.nrrd", "p_0001_gt.nrrd")
-    cases = layouts.read_plain(scans, masks).cases
+    cases = raw_folders.read_plain(scans, masks).cases
     assert [case.name for case in cases] == ["p_0000", "p_0001", "p_0002"]
     assert [case.label and case.label.name for case in cases] == [
         "p_0000_gt.nrrd",
@@ -53,10 +53,10 @@ def test_masks_of_numbered_patients(tmp_path):
     ]
     touch(masks, "q.nii")
     with pytest.raises(ValueError, match=r"q\.nii: this mask belongs to no scan"):
-        layouts.read_plain(scans, masks)
+        raw_folders.read_plain(scans, masks)
 
 
 def test_two_files_of_one_name(tmp_path):
     folder = touch(tmp_path, "a.nii", "a.nii.gz")
     with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike.*Rename"):
-        layouts.find_scans(folder)
+        raw_folders.find_scans(folder)

@@ -7,10 +7,10 @@ import pytest
 from scipy import ndimage, special
 from test_sliding_window import K, make_variables, network
 
-from cifp_jax.data import geometry
-from cifp_jax.evaluation import segment as room
-from cifp_jax.evaluation.segment import segment, slabs
-from cifp_jax.evaluation.sliding_window import make_sliding_window, window_starts
+from cifp_jax.inference import segmentation as room
+from cifp_jax.inference.segmentation import segment, slabs
+from cifp_jax.inference.sliding_window import make_sliding_window, window_starts
+from cifp_jax.scans import geometry
 
 
 @pytest.mark.parametrize(

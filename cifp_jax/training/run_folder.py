@@ -8,9 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifp_jax.config import Config, default_config
-from cifp_jax.training import build, prediction
+from cifp_jax.inference.weights import load_weights
+from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.weights import load_weights
+from cifp_jax.training.state import network_variables
 
 
 def _tuples(value: Any) -> Any:
@@ -110,4 +111,4 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
         if step is None:
             raise FileNotFoundError(f"{path} holds no checkpoint: train it first.")
         state = checkpoints.restore(build.make_state(config), step)
-    return config, prediction.network_variables(config, state)
+    return config, network_variables(state, config.evaluation.weights)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
-from cifp_jax.data import geometry
-from cifp_jax.data.volumes import Volume
+from cifp_jax.scans import geometry
+from cifp_jax.scans.volumes import Volume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,3 +151,8 @@ class Preparation:
         values: Sequence[int] = self.label_values or range(classes)
         names = self.label_names or ("background", *(f"class {k}" for k in range(1, classes)))
         return dict(zip(values, names, strict=True))
+
+
+# Of the two challenges, as the field stores them.
+LA = Preparation()
+ACDC = Preparation(axes=(2, 1, 0), normalisation=(("minmax",),))

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from matplotlib.figure import Figure
 
-from cifp_jax.evaluation import page
+from cifp_jax.reports import html
 
 WILD = """<script>alert("1")</script> & 'quotes' $title {brace}"""
 EMPTY = {"meta", "img", "br"}
@@ -40,11 +40,11 @@ class Reader(HTMLParser):
 
 
 def test_text_is_escaped_wherever_it_is_given():
-    table = page.table([WILD], [[WILD, WILD]], caption=WILD, strong=[0])
-    picture = page.picture("png", b"x", WILD, WILD)
-    texts = [page.heading(2, WILD), page.paragraph(WILD), page.folded(WILD, table)]
-    sections = [*texts, page.cards([(WILD, WILD)]), page.pictures([picture])]
-    reader = Reader(page.page(WILD, WILD, sections))
+    table = html.table([WILD], [[WILD, WILD]], caption=WILD, strong=[0])
+    picture = html.picture("png", b"x", WILD, WILD)
+    texts = [html.heading(2, WILD), html.paragraph(WILD), html.folded(WILD, table)]
+    sections = [*texts, html.cards([(WILD, WILD)]), html.pictures([picture])]
+    reader = Reader(html.page(WILD, WILD, sections))
     assert not reader.all("script")
     # Title twice, subtitle, heading, paragraph, summary, caption, 3 cells, card twice, figcaption.
     assert reader.text.count(WILD) == 13
@@ -52,13 +52,13 @@ def test_text_is_escaped_wherever_it_is_given():
 
 
 def test_the_page_forbids_a_browser_to_fetch():
-    reader = Reader(page.page("a", "b", []))
+    reader = Reader(html.page("a", "b", []))
     policy = next(m["content"] for m in reader.all("meta") if "http-equiv" in m)
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def test_a_table_marks_its_rows():
-    reader = Reader(page.table(["a", "b"], [["x", "1"], ["y", "2"]], strong=[1]))
+    reader = Reader(html.table(["a", "b"], [["x", "1"], ["y", "2"]], strong=[1]))
     assert [row.get("class") for row in reader.all("tr")] == [None, None, "strong"]
     assert [cell.get("scope") for cell in reader.all("th")] == ["col", "col", "row", "row"]
 
@@ -66,7 +66,7 @@ def test_a_table_marks_its_rows():
 def test_a_drawing_is_a_picture_that_holds_its_file():
     figure = Figure()
     figure.subplots().plot([1, 2])
-    (image,) = Reader(page.drawing(figure, "alt", "caption")).all("img")
+    (image,) = Reader(html.drawing(figure, "alt", "caption")).all("img")
     kind, _, data = str(image["src"]).partition(",")
     assert kind == "data:image/svg+xml;base64"
     assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from cifp_jax.training.writers import MetricWriter
+from cifp_jax.training.metric_writer import MetricWriter
 
 
 def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path):

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from cifp_jax.data import volumes
-from cifp_jax.data.layouts import RawCase, RawData
-from cifp_jax.data.preparation import Preparation
-from cifp_jax.data.volumes import Volume
+from cifp_jax.scans import volumes
+from cifp_jax.scans.preparation import Preparation
+from cifp_jax.scans.raw_folders import RawCase, RawData
+from cifp_jax.scans.volumes import Volume
 
 _SAMPLE = 100_000  # voxels of a scan that its percentiles are taken from
 _FOREGROUND_SAMPLE = 10_000  # labelled voxels of a case that are kept for those of the whole set

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
-from cifp_jax.data import geometry
-from cifp_jax.evaluation.report import normalised_entropy
-from cifp_jax.evaluation.sliding_window import window_starts
+from cifp_jax.inference.sliding_window import window_starts
+from cifp_jax.scans import geometry
 
 Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 
@@ -22,6 +21,12 @@ class Segmentation(NamedTuple):
     label: UInt8[np.ndarray, "a b c"]
     uncertainty: Float[np.ndarray, "a b c"] | None  # normalised entropy, from 0 to 1
     probabilities: UInt16[np.ndarray, "a b c k"] | None  # in units of 1 / LEVELS
+
+
+def normalized_entropy(probabilities: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s"]:
+    """`-sum_c p_c log p_c / log k`, from 0 (one class is certain) to 1 (all are equally likely)."""
+    p = np.clip(probabilities, 1e-12, 1)
+    return -(p * np.log(p)).sum(axis=-1) / np.log(p.shape[-1])
 
 
 def slabs(length: int, patch: int, stride: int, most: int) -> list[tuple[slice, slice]]:
@@ -94,7 +99,7 @@ def segment(
     for rows, block in geometry.restore_rows(pieces(), len(image), shape):
         label[rows] = block.argmax(axis=-1)
         if entropy is not None:
-            entropy[rows] = normalised_entropy(block)
+            entropy[rows] = normalized_entropy(block)
         if kept is not None:
             kept[rows] = np.rint(block * LEVELS)
     return Segmentation(label, entropy, kept)

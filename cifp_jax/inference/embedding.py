@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from cifp_jax.config import Config
 from cifp_jax.data import splits, transforms
+from cifp_jax.models import make_network
 from cifp_jax.models.network import bind
-from cifp_jax.training.build import make_model
 
 Describe = Callable[[Float[np.ndarray, "..."], Sequence[float]], Float[np.ndarray, " c"]]
 
@@ -42,7 +42,7 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
     `describe` takes an image (a, b, c) or (a, b, c, channels) and the centre as a share of each
     side, and returns a vector of as many numbers as the bottleneck has channels.
     """
-    model, layout = make_model(config), splits.LAYOUTS[config.data.name]
+    model, layout = make_network(**config.model.to_dict()), splits.LAYOUTS[config.data.name]
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
 
     @jax.jit

@@ -15,7 +15,7 @@ from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state
-from cifp_jax.training.step import find_method, make_train_step, method_settings
+from cifp_jax.training.train_step import find_method, make_train_step, method_settings
 
 FILTERS = (2, 2, 4, 4, 4)
 STEPS = 4

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from cifp_jax.data.sources import Case
-from cifp_jax.evaluation import report
 from cifp_jax.evaluation.calibration import reliability
 from cifp_jax.evaluation.evaluate import Evaluation, Row
 from cifp_jax.evaluation.metrics import Score
+from cifp_jax.reports import pictures, summaries
 
 EVALUATION = Evaluation(
     (
@@ -34,7 +34,7 @@ FACTS = {"list": "test", "checkpoint": "last", "step": 700, "weights": "ema", "r
 
 def test_csv_and_json(tmp_path: pathlib.Path):
     folder = tmp_path / "last" / "test"
-    returned = report.write_evaluation(EVALUATION, folder, facts=FACTS)
+    returned = summaries.write_evaluation(EVALUATION, folder, facts=FACTS)
     with (folder / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["case"], r["class"]) for r in rows] == [
@@ -58,7 +58,7 @@ def test_csv_and_json(tmp_path: pathlib.Path):
     assert summary["seconds"] == {"mean": 3, "std": 1}
     assert summary["calibration"]["ece"] == 0.25
     facts = summary["facts"]
-    assert facts["protocol"] == report.PROTOCOL
+    assert facts["protocol"] == summaries.PROTOCOL
     assert facts["cases"] == 2
     assert (facts["empty"], facts["largest_component"]) == ("diagonal", True)
     assert FACTS.items() <= facts.items()
@@ -67,9 +67,9 @@ def test_csv_and_json(tmp_path: pathlib.Path):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path):
     path = tmp_path / "summary.json"
-    report.write_json(path, {"dice": 1})
+    summaries.write_json(path, {"dice": 1})
     with pytest.raises(TypeError):
-        report.write_json(path, {"dice": object()})
+        summaries.write_json(path, {"dice": object()})
     assert json.loads(path.read_text()) == {"dice": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
@@ -82,7 +82,7 @@ def test_a_picture_that_breaks_off_leaves_nothing(tmp_path: pathlib.Path, monkey
     monkeypatch.setattr(Figure, "savefig", break_off)
     records = case_of("a")
     with pytest.raises(OSError, match="disk full"):
-        report.draw_overlays(
+        pictures.draw_overlays(
             predict, [Case("a", tmp_path / "a.h5")], lambda case: records[case.name], tmp_path
         )
     assert list(tmp_path.iterdir()) == []
@@ -90,7 +90,7 @@ def test_a_picture_that_breaks_off_leaves_nothing(tmp_path: pathlib.Path, monkey
 
 def test_new_figures_remove_the_pictures_of_the_old_ones(tmp_path: pathlib.Path):
     (tmp_path / "a.png").write_bytes(b"of another checkpoint")
-    report.write_evaluation(EVALUATION, tmp_path, facts=FACTS)
+    summaries.write_evaluation(EVALUATION, tmp_path, facts=FACTS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "summary.json"]
 
 
@@ -102,18 +102,18 @@ def printed(draw, *args):
 
 
 def test_tables_show_the_figures():
-    summary = report.summarise(EVALUATION, FACTS)
-    text = printed(report.print_table, {"last/test": summary}, "cifp")
+    summary = summaries.summarise(EVALUATION, FACTS)
+    text = printed(summaries.print_table, {"last/test": summary}, "cifp")
     for expected in ("cifp", "last/test (reported)", "700", "57.50 ± 12.50", "85.00 ± 5.00"):
         assert expected in text
-    text = printed(report.print_comparison, {"supervised": summary, "cifp": summary})
+    text = printed(summaries.print_comparison, {"supervised": summary, "cifp": summary})
     assert text.count("57.50 ± 12.50") == 2
     assert "2 test cases" in text
 
 
-def test_normalised_entropy():
+def test_normalized_entropy():
     p = np.array([[1, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]])
-    np.testing.assert_allclose(report.normalised_entropy(p), [0, 1, 0.5], atol=1e-9)
+    np.testing.assert_allclose(summary.normalized_entropy(p), [0, 1, 0.5], atol=1e-9)
 
 
 def test_slices_worth_a_look():
@@ -122,8 +122,8 @@ def test_slices_worth_a_look():
     label[4] = prediction[4] = 1  # largest foreground
     uncertainty[4], uncertainty[1] = 1, 0.5  # slice 4 is taken already
     prediction[2, 0] = 1  # most errors
-    assert report.choose_slices(label, prediction, uncertainty) == [1, 2, 4]
-    assert report.choose_slices(label[:2], prediction[:2], uncertainty[:2]) == [0, 1]
+    assert pictures.choose_slices(label, prediction, uncertainty) == [1, 2, 4]
+    assert pictures.choose_slices(label[:2], prediction[:2], uncertainty[:2]) == [0, 1]
 
 
 def case_of(name, shape=(5, 24, 20)):
@@ -147,18 +147,18 @@ def drawn(path):
 
 
 def test_overlays(tmp_path: pathlib.Path, monkeypatch):
-    choose, shapes = report.choose_slices, []
+    choose, shapes = pictures.choose_slices, []
 
     def recorded(label, *others):
         shapes.append(label.shape)
         return choose(label, *others)
 
-    monkeypatch.setattr(report, "choose_slices", recorded)
+    monkeypatch.setattr(summary, "choose_slices", recorded)
     # Slices first, as ACDC has them, and last, as LA has them.
     records = case_of("acdc") | case_of("la", (24, 20, 5))
     cases = [Case(name, pathlib.Path(f"{name}.h5")) for name in records]
     read = lambda case: records[case.name]  # noqa: E731
-    report.draw_overlays(predict, cases, read, tmp_path / "overlays")
+    pictures.draw_overlays(predict, cases, read, tmp_path / "overlays")
     assert sorted(p.name for p in (tmp_path / "overlays").iterdir()) == ["acdc.png", "la.png"]
     assert shapes == [(5, 24, 20), (5, 24, 20)]
     height, width, _ = drawn(tmp_path / "overlays" / "acdc.png")
@@ -171,7 +171,7 @@ def test_comparison(tmp_path: pathlib.Path):
     cases = [Case(name, pathlib.Path(f"{name}.h5")) for name in records]
     read = lambda case: records[case.name]  # noqa: E731
     methods = {"supervised": predict, "cifp": predict}
-    report.draw_comparison(methods, cases, read, tmp_path / "comparison.png")
+    pictures.draw_comparison(methods, cases, read, tmp_path / "comparison.png")
     height, width, _ = drawn(tmp_path / "comparison.png")
     assert width > height  # five columns, two rows
 
@@ -180,5 +180,5 @@ def test_a_class_that_is_nowhere_or_everywhere_can_be_drawn(tmp_path: pathlib.Pa
     record = {"image": np.ones((2, 8, 8), np.float32), "label": np.ones((2, 8, 8), np.uint8)}
     sure = np.eye(2, dtype=np.float32)[np.zeros((2, 8, 8), int)]
     case = Case("flat$_$", pathlib.Path("flat.h5"))  # no mathematics
-    report.draw_overlays(lambda _: sure, [case], lambda _: record, tmp_path)
+    pictures.draw_overlays(lambda _: sure, [case], lambda _: record, tmp_path)
     assert (tmp_path / "flat$_$.png").is_file()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifp_jax.config import default_config
-from cifp_jax.training import features
+from cifp_jax.inference import embedding
 
 
 class Halves(nn.Module):
@@ -23,7 +23,7 @@ class Halves(nn.Module):
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.setattr(features, "make_model", lambda _: Halves())
+    monkeypatch.setattr(embedding, "make_network", lambda **_: Halves())
     config = default_config()
     config.data.name = "acdc"
     config.data.patch_size = (4, 4)
@@ -32,7 +32,7 @@ def config(monkeypatch):
 
 def describe(config, image, centre=(0.5, 0.5, 0.5)):
     variables = {"params": {}, "batch_stats": {}}
-    return features.make_describer(config)(variables)(image, centre)
+    return embedding.make_describer(config)(variables)(image, centre)
 
 
 def slices():
@@ -79,6 +79,6 @@ def test_windows_of_slices_of_ones_own_and_coarser_scans(config):
 def test_boxes_stay_inside_and_are_filled_up():
     image = np.arange(10, dtype=np.float32).reshape(10, 1)
     for centre, expected in ((0.5, [3, 4, 5, 6]), (0.0, [0, 1, 2, 3]), (1.0, [6, 7, 8, 9])):
-        box = features.crop_around(image, [centre], [4])
+        box = embedding.crop_around(image, [centre], [4])
         assert box[:, 0].tolist() == expected
-    assert features.crop_around(image[:3], [0.9], [6])[:, 0].tolist() == [0, 0, 1, 2, 0, 0]
+    assert embedding.crop_around(image[:3], [0.9], [6])[:, 0].tolist() == [0, 0, 1, 2, 0, 0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cifp_jax.methods.components import keep_largest, largest_component
+from cifp_jax.methods.largest_component import keep_largest, largest_component
 
 spiral = """
 ######

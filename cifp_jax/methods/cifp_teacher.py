@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 from cifp_jax import parallel
 from cifp_jax.methods import attention
 from cifp_jax.methods.fusion import Fused, normalized_entropy
-from cifp_jax.methods.passes import Metrics
+from cifp_jax.methods.shared import Metrics
 from cifp_jax.models.network import Network
 
 

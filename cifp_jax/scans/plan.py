@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifp_jax.data.preparation import Preparation
+from cifp_jax.scans.preparation import Preparation
 
 FILTERS = (16, 32, 64, 128, 256)
 _STRIDES = 16  # both networks halve the resolution four times

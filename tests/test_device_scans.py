@@ -12,7 +12,7 @@ from cifp_jax import parallel
 from cifp_jax.data import pipeline
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
-from cifp_jax.training import resident
+from cifp_jax.training import device_scans
 
 PATCH = (8, 8, 6)
 # One is shorter than the patch along X and Z, one along Y; one is just the patch.
@@ -40,7 +40,7 @@ def batches(split, **changes):
 
 def crop_step(state, batch, scans, *, axis_name=None, shards=1):
     """A step that hands its batch back, from all devices."""
-    batch = resident.crop_batch(scans, batch, PATCH)
+    batch = device_scans.crop_batch(scans, batch, PATCH)
     if axis_name is not None:
         batch = jax.lax.all_gather(batch, axis_name, tiled=True)
     return state + 1, batch
@@ -56,12 +56,12 @@ def assert_same(ours, theirs):
 
 def cut(scans, batch, patch_size=PATCH):
     """The crops as NumPy arrays."""
-    crop = jax.jit(resident.crop_batch, static_argnums=2)
+    crop = jax.jit(device_scans.crop_batch, static_argnums=2)
     return parallel.to_host(crop(jax.device_put(scans), batch, patch_size))
 
 
 def stacked(split, downsample=1):
-    return resident.stack_scans(split, classes=3, patch_size=PATCH, downsample=downsample)
+    return device_scans.stack_scans(split, classes=3, patch_size=PATCH, downsample=downsample)
 
 
 @pytest.mark.parametrize("mode", parallel.MODES)
@@ -108,7 +108,7 @@ def test_each_device_of_a_mesh_cuts_its_own_crops(split):
     mesh = parallel.make_mesh()
     whole, parts = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (parallel.AXIS,)))
     crop = jax.jit(
-        lambda scans, batch: resident.crop_batch(scans, batch, PATCH),
+        lambda scans, batch: device_scans.crop_batch(scans, batch, PATCH),
         in_shardings=(whole, parts),
         out_shardings=parts,
     )
@@ -151,8 +151,8 @@ def test_scans_that_do_not_fit_are_refused_by_their_size(split):
     # Five images of four bytes and two labels of one byte a voxel, of 13 x 14 x 11 voxels.
     needed = 13 * 14 * 11 * (5 * 4 + 2)
     settings = {"patch_size": PATCH, "downsample": 1}
-    resident.check_memory(split, **settings, free=needed)
-    resident.check_memory(split, **settings, free=None)
+    device_scans.check_memory(split, **settings, free=needed)
+    device_scans.check_memory(split, **settings, free=None)
     with pytest.raises(ValueError, match=r"5 scans of 13 x 14 x 11.*on_device=False"):
-        resident.check_memory(split, **settings, free=needed - 1)
+        device_scans.check_memory(split, **settings, free=needed - 1)
     assert sum(a.nbytes for a in stacked(split).values()) == needed

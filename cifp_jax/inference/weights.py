@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cifp_jax.data.records import whole
+from cifp_jax.files import whole
 
 FORMAT = "cifp-jax-weights-1"
 # What was done to the images of a data set before they were stored.

@@ -14,11 +14,11 @@ import pytest
 from matplotlib import image as mpimg
 from matplotlib.patches import Rectangle
 
-from cifp_jax.evaluation import report
 from cifp_jax.evaluation.calibration import reliability
 from cifp_jax.evaluation.evaluate import Evaluation, Row
-from cifp_jax.evaluation.html_report import draw_curves, draw_reliability, read_curves, write_report
 from cifp_jax.evaluation.metrics import Score
+from cifp_jax.reports import summaries
+from cifp_jax.reports.run_page import draw_curves, draw_reliability, read_curves, write_report
 
 WILD = "<i>worst & 'co'"
 FACTS = {
@@ -63,7 +63,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         key = f"{checkpoint}/{name}"
         facts = FACTS | {"list": name, "checkpoint": checkpoint, "reported": checkpoint == "best"}
         evaluations[key] = evaluation(*dice)
-        summaries[key] = report.write_evaluation(
+        summaries[key] = summaries.write_evaluation(
             evaluations[key], folder / "evaluation" / key, facts=facts
         )
     for case in (WILD, "middle"):
@@ -145,7 +145,7 @@ def test_cases_of_background_alone(tmp_path: pathlib.Path):
         False,
         reliability(np.array([[0.9, 0.1]]), np.array([0])),
     )
-    summary = report.summarise(empty, FACTS | {"list": "test", "reported": True})
+    summary = summaries.summarise(empty, FACTS | {"list": "test", "reported": True})
     key = "last/test"
     write_report(
         tmp_path,

@@ -1,0 +1,1 @@
+"""Medical files to arrays and back. Host side: NumPy, and no JAX."""
