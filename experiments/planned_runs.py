@@ -92,6 +92,11 @@ class Cell(NamedTuple):
         """Name of its configuration's file: la, acdc or demo."""
         return self.config.removeprefix("configs/").partition(".py:")[0]
 
+    @property
+    def variant(self) -> str:
+        """Variant of that configuration: full, laptop, small, 2d or 3d."""
+        return self.config.partition(".py:")[2]
+
 
 def _cell(data: str, labeled: int, label: str, seed: int, budget: str, settings: Any) -> Cell:
     return Cell(
