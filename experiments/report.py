@@ -250,7 +250,6 @@ def draw(results: Results, folder: pathlib.Path) -> None:
     axes.set(xlabel="labelled patients", ylabel="Dice %")
     axes.legend(fontsize="x-small")
     figure.savefig(folder / "labels.png", dpi=120)
-
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, result in results.items():
@@ -258,7 +257,6 @@ def draw(results: Results, folder: pathlib.Path) -> None:
     axes.set(xlabel="step", ylabel="validation Dice %")
     axes.legend(fontsize="x-small")
     figure.savefig(folder / "curves.png", dpi=120)
-
     figure = Figure(figsize=(6, 1 + 0.25 * len(groups)), layout="constrained")
     axes = figure.subplots()
     names = [f"{g.data} {g.labeled} {g.label}" for g in groups]
