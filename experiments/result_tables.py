@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ def load(path: pathlib.Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def paragraph(text: str) -> str:
+    """Text in lines of the documents' width."""
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
+
+
 def recorded(folder: pathlib.Path, name: str) -> str:
     """A table that was printed while its JSON was not kept."""
     one = load(folder / "recorded.json")["tables"][name]
@@ -41,7 +47,8 @@ def overall(result: Mapping[str, Any]) -> list[str]:
     return [*means, str(figures["missed"])]
 
 
-def run(folder: str, name: str) -> dict[str, Any]:
+def result_of(folder: str, name: str) -> dict[str, Any]:
+    """One kept result."""
     return load(RESULTS / folder / f"{name}.json")
 
 
@@ -51,7 +58,7 @@ def main_table(folder: str, stem: str) -> str:
     rows = []
     for label, method in (("supervised only", "supervised"), ("CIFP", "cifp")):
         name = f"{stem}_{method}_0"
-        result = run(folder, name)
+        result = result_of(folder, name)
         steps = f"{result['config']['training']['steps']:,}"
         rows.append([label, *overall(result), steps, minutes[name]])
     return markdown(["", *FIGURES, "steps", "time"], rows)
@@ -102,8 +109,9 @@ def published() -> str:
         rows = {n: r.figures[0] for n, r in PUBLISHED[key].items() if n != "fully supervised"}
         low, high = min(rows, key=rows.__getitem__), max(rows, key=rows.__getitem__)
         parts.append(f"on {name} from {rows[low]:.1f} ({low}) to {rows[high]:.1f} ({high})")
-    return (
-        f"Published Dice at full resolution, quoted and not measured here, runs {', '.join(parts)}."
+    return paragraph(
+        "Published Dice at full resolution, quoted and not measured here, runs "
+        f"{parts[0]} and {parts[1]}."
     )
 
 
@@ -226,11 +234,11 @@ def label_choice() -> str:
     dice = {path.stem.removesuffix("_seed0"): overall(load(path))[0] for path in
             sorted((folder / "runs").glob("*_seed0.json"))}  # fmt: skip
     drawn = " and ".join(value for name, value in dice.items() if name.startswith("random"))
-    return (
+    return paragraph(
         f"The rank correlation (Spearman) of a scan's score with the true Dice of its prediction "
-        f"was {rho['score']:.2f}; it was\n{rho['uncertainty']:.2f} for the uncertainty alone and "
+        f"was {rho['score']:.2f}; it was {rho['uncertainty']:.2f} for the uncertainty alone and "
         f"{rho['disagreement']:.2f} for the disagreement alone. Four patients chosen by the "
-        f"ranking\nraised Dice from {dice['first']} to {dice['ranked']}, and random draws of four "
+        f"ranking raised Dice from {dice['first']} to {dice['ranked']}, and random draws of four "
         f"raised it to {drawn} (one seed)."
     )
 
@@ -242,7 +250,7 @@ def weights() -> str:
         ("acdc_7_cifp_laptop", "acdc_laptop_equal_time", "acdc_7_cifp_0", "U-Net, 7 ACDC patients"),
         ("la_8_cifp_laptop", "la_laptop_equal_time", "la_8_cifp_0", "half-width V-Net, 8 LA scans"),
     ):
-        result = run(folder, run)
+        result = result_of(folder, run)
         facts, data = result["reported"]["facts"], result["config"]["data"]
         sides = " x ".join(map(str, data["patch_size"]))
         scale = f"; scans averaged down by {data['downsample']}" if data["downsample"] > 1 else ""

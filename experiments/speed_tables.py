@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.report import markdown
-from experiments.result_tables import load, recorded
+from experiments.result_tables import load, paragraph, recorded
 
 SPEED = pathlib.Path("benchmarks/results")
 
@@ -40,10 +40,10 @@ def speed() -> str:
         values = [value for work, pair in found.items() if work.startswith(start) for value in pair]
         return between(min(values), max(values))
 
-    return (
+    return paragraph(
         f"On two cores of a CPU a supervised step takes {said('V-Net supervised')} (V-Net) and "
-        f"{said('U-Net supervised')} (U-Net)\nof the time that PyTorch takes, a step of CIFP "
-        f"{said('V-Net CIFP')} and {said('U-Net CIFP')}, and the prediction of a scan\n"
+        f"{said('U-Net supervised')} (U-Net) of the time that PyTorch takes, a step of CIFP "
+        f"{said('V-Net CIFP')} and {said('U-Net CIFP')}, and the prediction of a scan "
         f"{said('V-Net, 200')} and {said('U-Net, 10')}, over all runs on two kinds of CPU."
     )
 

@@ -15,7 +15,11 @@ from cifp_jax.models.network import Network
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = runpy.run_path(str(ROOT / "docs/make_reference.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/RESULTS.md"),
+    *(ROOT / "experiments/results/README.md", ROOT / "experiments/weights/README.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 # Options of pytest, pip and git, and those of any command.
 FOREIGN = {"data", "help", "constraint", "editable", "array", "time", "gres", "wrap"}
 
@@ -31,7 +35,7 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", link):
@@ -113,6 +117,18 @@ def test_the_reference_reads_settings_and_options():
             keys += [f"{name}.{key}" for key in part]
     for key in keys:
         assert re.search(rf"^\| `config\.{key}` \| `.*` \| \S.* \|$", page, re.MULTILINE), key
+
+
+def test_a_newcomer_reads_the_readme_to_its_end():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_snippet_of_the_readme_runs():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    space: dict = {}
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(snippet, space)
+    assert callable(space["train_step"])
 
 
 def test_the_method_of_the_how_to_by_hand():
