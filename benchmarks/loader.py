@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
 from benchmarks import record, torch_works
 from benchmarks.sides import Work, interleave
@@ -41,10 +42,15 @@ def configuration(*, layout: str, root: str, workers: int, labeled: int) -> Any:
     return config
 
 
+def make_iterator(config: Any) -> Iterator[Any]:
+    """The loader of this package."""
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes read flags
+    return build.make_iterator(config, build.make_split(config))
+
+
 def ours(**options: Any) -> Work:
     """Grain's pipeline of this package."""
-    config = configuration(**options)
-    iterator = build.make_iterator(config, build.make_split(config))
+    iterator = make_iterator(configuration(**options))
 
     def run() -> None:
         for _ in range(BATCHES):
@@ -139,7 +145,7 @@ def pytorch(**options: Any) -> Work:
 def waiting(options: dict[str, Any], steps: int) -> float:
     """Share of the time of `steps` CIFP steps that the host waited for the next batch."""
     config = configuration(**options)
-    iterator = build.make_iterator(config, build.make_split(config))
+    iterator = make_iterator(config)
     step = parallel.compile_step(build.make_step(config), "none", parallel.make_mesh())
     state, metrics = step(build.make_state(config), next(iterator))
     jax.block_until_ready(metrics)

@@ -86,11 +86,26 @@ def timed(name: str, other: str) -> str:
     return markdown(["work", "this package, s", f"{title}, s", "ratio"], rows)
 
 
+def loader() -> str:
+    """The loader beside PyTorch's, with the least and the most of its turns."""
+    rows = []
+    for row in load(SPEED / "loader.json")["rows"]:
+        sides = [row[name] for name in ("cifp_jax", "pytorch")]
+        cells = [
+            f"{side['median_s']:.1f} ({min(side['seconds']):.1f} to {max(side['seconds']):.1f})"
+            for side in sides
+        ]
+        rows.append([row["work"], *cells, f"{row['ratio']:.2f}"])
+    return markdown(["work", "this package, s (turns)", "PyTorch, s (turns)", "ratio"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "step": step,
     "inference": lambda: timed("inference", "pytorch"),
     "distances": lambda: timed("distances", "medpy"),
+    "loader": loader,
+    "waiting": lambda: recorded(SPEED, "waiting"),
     "kept_memory": lambda: recorded(SPEED, "kept_memory"),
     "one_device_a_core": lambda: recorded(SPEED, "one_device_a_core"),
     "unet_parts": lambda: recorded(SPEED, "unet_parts"),

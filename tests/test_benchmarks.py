@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 
 import pytest
@@ -47,6 +48,24 @@ def test_sides_take_turns_after_one_warm_up_each(tmp_path):
     assert path.read_text() == "ab" + "ab" * 3
     assert len(results["one"].seconds) == 3
     assert results["two"].facts == {"flops": 6.0, "bytes": 1.0}
+
+
+def with_a_process(path):
+    """A side whose work is done by a process of its own, as a loader's is."""
+    context = multiprocessing.get_context("spawn")
+
+    def run():
+        child = context.Process(target=path.touch)
+        child.start()
+        child.join()
+
+    return Work(run, lambda: {"touched": float(path.exists())})
+
+
+def test_a_side_may_start_processes(tmp_path):
+    results, errors = interleave({"one": with_a_process}, {"path": tmp_path / "file"}, repeats=1)
+    assert not errors
+    assert results["one"].facts == {"touched": 1.0}
 
 
 def test_a_side_that_fails_is_named_and_the_other_goes_on(tmp_path):
@@ -122,7 +141,7 @@ def test_both_loaders_read_the_same_cases_into_the_same_batches(tmp_path):
         drawn = [number for batch in numbers for number in batch[slice(*stream)]]
         assert sorted(drawn[: len(wanted)]) == list(wanted)
     theirs = loader.stack([examples[number] for number in numbers[0]])
-    mine = next(build.make_iterator(config, split))
+    mine = next(loader.make_iterator(config))
     for name, keys in (("labeled", ("image", "label")), ("unlabeled", ("image",))):
         assert set(theirs[name]) == set(keys) == set(mine[name]) - {"index"}
         for key in keys:
