@@ -3,21 +3,9 @@
 import pytest
 
 from cifp_jax import parallel
-from cifp_jax.config import default_config
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.training import build, loop
-
-
-def small(root, **data):
-    config = default_config()
-    config.parallel = "none"
-    config.model.filters = (2, 2, 4, 4, 4)
-    config.data.name = "acdc"
-    config.data.root = str(root)
-    config.data.patch_size = (32, 32)
-    config.data.labeled = config.data.batch_labeled = config.data.batch_unlabeled = 2
-    config.data.update(data)
-    return config
+from tests.support.runs import small
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_prepare import config_of, nnunet
-from test_volumes import OBLIQUE, dicom, loaded, nifti
 
 from cifp_jax import predict, prepare
 from cifp_jax.config import default_config
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.scans.volumes import Volume, write
 from cifp_jax.training import loop, run_folder
+from tests.support.scans import OBLIQUE, config_of, dicom, loaded, nifti, nnunet
 
 STEEP = 50.0
 

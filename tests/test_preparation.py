@@ -5,11 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 from scipy import ndimage
-from test_volumes import ARRAY, OBLIQUE
 
 from cifp_jax.scans import geometry
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.scans.volumes import Volume
+from tests.support.scans import ARRAY, OBLIQUE
 
 
 def volume(array, affine=OBLIQUE):

@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 import pytest
-from test_experiments import write_run
 
 from cifp_jax.reports.summaries import PROTOCOL
 from experiments import collect, planned_runs, run, stop
+from tests.support.runs import write_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.compare_models import (
+
+from cifp_jax.models.unet import UNet
+from tests.golden.compare_models import (
     CLASSES,
-    COMPILER_OPTIONS,
     FILTERS,
     check_against_torch,
     draw_variables,
 )
-
-from cifp_jax.models.unet import UNet
+from tests.support.steps import quick
 
 
 def test_it_has_1813764_parameters():
@@ -54,7 +54,7 @@ def test_the_encoder_drops_values_and_the_decoder_none():
     x = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
     model = UNet(filters=(2, 2, 3, 3, 4))
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @quick
     def run(variables, x, keys):
         apply = functools.partial(model.apply, variables, train=False)
         plain = apply(x, method="encode")
@@ -72,7 +72,7 @@ def test_the_encoder_drops_values_and_the_decoder_none():
 def test_the_dropout_rates_belong_to_the_five_blocks_in_order():
     x = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @quick
     def first_that_differs(variables, x, keys):
         first = []
         for stage in range(5):

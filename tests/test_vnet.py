@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.compare_models import (
+
+from cifp_jax.models.vnet import VNet
+from tests.golden.compare_models import (
     CLASSES,
-    COMPILER_OPTIONS,
     FILTERS,
     check_against_torch,
     draw_variables,
 )
-
-from cifp_jax.models.vnet import VNet
+from tests.support.steps import quick
 
 SMALL = VNet(classes=2, filters=(2, 2, 3, 3, 4))
 
@@ -58,7 +58,7 @@ def test_channels_are_dropped_whole_at_the_bottleneck_and_before_the_output():
     keys = jax.random.split(jax.random.key(2), 2)
     model = VNet(filters=(2, 2, 3, 3, 64), dropout=0.5)
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @quick
     def run(variables, x, keys):
         apply = functools.partial(model.apply, variables, train=False)
         plain = apply(x, method="encode")
