@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -213,8 +214,8 @@ def test_duplicate_names_and_a_full_disk(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike"):
         raw_folders.find_scans(tmp_path / "x")
     raw = nnunet(tmp_path / "raw", labelled=1)
-    usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage)
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr(prepare, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 1
     assert "Free some, or name another folder" in capsys.readouterr().out
     assert prepare.main([str(raw), str(tmp_path / "out"), "--validation=9"]) == 1
