@@ -4,7 +4,6 @@ import fcntl
 import importlib
 import json
 import pathlib
-import sys
 
 import pytest
 
@@ -13,7 +12,7 @@ from cifp_jax.reports.summaries import PROTOCOL
 from cifp_jax.training import build
 from experiments import collect, planned_runs, published, report, run
 from experiments.stop import Stop
-from tests.support.runs import CONFIG, FACTS, OVERALL, write_run
+from tests.support.runs import CONFIG, FACTS, OVERALL, scripted, write_run
 
 
 def result(dice: float, seed: int, label: str = "cifp", labeled: int = 7) -> dict:
@@ -95,12 +94,7 @@ if what == "good" or (folder / "once").exists():
 
 
 def test_cells_run_once_and_a_failing_one_stops_no_other(monkeypatch, tmp_path):
-    write_run(tmp_path / "made")
-    monkeypatch.setattr(
-        run,
-        "command",
-        lambda cell, folder: [sys.executable, "-c", SCRIPT, folder, cell.label, tmp_path / "made"],
-    )
+    monkeypatch.setattr(run, "command", scripted(SCRIPT, tmp_path / "made"))
     cells = [planned_runs.Cell(name, name, "", {}) for name in ("bad", "good", "half")]
     runs, results = tmp_path / "runs", tmp_path / "results"
     outcome = run.run_table(cells, runs, results, environment={}, stop=Stop())

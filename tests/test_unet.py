@@ -14,14 +14,12 @@ from tests.golden.compare_models import (
     check_against_torch,
     draw_variables,
 )
+from tests.support.networks import feature_shapes, parameter_count
 from tests.support.steps import quick
 
 
 def test_it_has_1813764_parameters():
-    x = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
-    init = lambda x: UNet().init(jax.random.key(0), x, train=False)  # noqa: E731
-    params = jax.eval_shape(init, x)["params"]
-    assert sum(p.size for p in jax.tree.leaves(params)) == 1_813_764
+    assert parameter_count(UNet(), rank=2) == 1_813_764
 
 
 @pytest.mark.slow
@@ -31,12 +29,7 @@ def test_it_equals_pytorch(rank, modes):
 
 
 def test_features_are_halved_from_map_to_map():
-    x = jax.ShapeDtypeStruct((2, 32, 48, 1), jnp.float32)
-    init = lambda x: UNet().init_with_output(  # noqa: E731
-        jax.random.key(0), x, train=True, method="encode"
-    )
-    features, _ = jax.eval_shape(init, x)
-    assert [f.shape for f in features] == [
+    assert feature_shapes(UNet(), (2, 32, 48, 1)) == [
         (2, 32, 48, 16),
         (2, 16, 24, 32),
         (2, 8, 12, 64),

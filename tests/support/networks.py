@@ -1,6 +1,7 @@
 """Networks that are quick to compile, or to compute by hand."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -47,3 +48,19 @@ def by_place(variables, x):
         for i, n in enumerate(x.shape[1:-1])
     )
     return x * variables["slope"] * ramp[..., None] + variables["bias"]
+
+
+def parameter_count(model: nn.Module, rank: int) -> int:
+    """Without computing any."""
+    x = jax.ShapeDtypeStruct((1, *(16,) * rank, 1), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+    return sum(p.size for p in jax.tree.leaves(variables["params"]))
+
+
+def feature_shapes(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """What `encode` makes of an input of this shape, from the finest to the coarsest."""
+    init = lambda x: model.init_with_output(  # noqa: E731
+        jax.random.key(0), x, train=True, method="encode"
+    )
+    features, _ = jax.eval_shape(init, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return [f.shape for f in features]

@@ -2,12 +2,15 @@
 
 import json
 import pathlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cifp_jax.config import default_config
 from cifp_jax.reports.summaries import PROTOCOL
+from experiments.planned_runs import Cell
 
 OVERALL = {
     "dice": {"mean": 80.0, "std": 1.0},
@@ -60,3 +63,14 @@ def small(root: pathlib.Path, **data: Any) -> ConfigDict:
     config.data.labeled = config.data.batch_labeled = config.data.batch_unlabeled = 2
     config.data.update(data)
     return config
+
+
+def scripted(script: str, made: pathlib.Path) -> Callable[[Cell, pathlib.Path], list]:
+    """In place of `experiments.run.command`: a cell's script sees its folder, its label and `made`.
+
+    Args:
+      script: Python code.
+      made: a finished run, written here, for the script to copy.
+    """
+    write_run(made)
+    return lambda cell, folder: [sys.executable, "-c", script, folder, cell.label, made]
