@@ -1,6 +1,5 @@
 """Folders of raw scans to arrays, lists and a configuration that trains."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -17,7 +16,9 @@ from cifp_jax.scans import raw_folders
 from cifp_jax.training import build
 from tests.support.scans import ANISOTROPIC, config_of, dicom, mask, nifti, nnunet, scan
 
-save = functools.partial(nifti, affine=ANISOTROPIC)
+
+def save(path, array, affine=ANISOTROPIC):
+    nifti(path, array, affine)
 
 
 def listed(out):
