@@ -11,15 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cifp_jax.files import whole
 
-FORMAT = "cifp-jax-weights-1"
-# What was done to the images of a data set before they were stored.
-NORMALISATION = {
-    "la": "mean 0 and standard deviation 1 over the whole scan",
-    "acdc": "minimum 0 and maximum 1 over the whole volume",
-    "slices": "as preparation says",
-    "volumes": "as preparation says",
-}
-_NEEDED = ("network", "data", "method", "step", "training_list")
+FORMAT = "cifp-jax-weights-2"
+_NEEDED = ("network", "data", "preparation", "method", "step", "training_list")
 
 
 class Weights(NamedTuple):
@@ -28,8 +21,9 @@ class Weights(NamedTuple):
     Attributes:
       variables: `params` and `batch_stats`, float32 NumPy arrays.
       facts: the header. network: name, classes and filters; data: name, patch_size, downsample and
-        channels; normalisation and preparation; evaluation: largest_component; method; step (None
-        where unknown); training_list: labelled and unlabelled patients.
+        channels; preparation: the fields of the `Preparation` that its scans went through;
+        evaluation: largest_component; method; step (None where unknown); training_list: labelled
+        and unlabelled patients.
     """
 
     variables: dict[str, Any]
