@@ -98,6 +98,11 @@ def test_other_files_are_refused(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(2)}, path)
     with pytest.raises(ValueError, match="lacking: network, data"):
         load_weights(path)
+    metadata = {name: json.dumps(fact) for name, fact in FACTS.items()}
+    older = metadata | {"format": "cifp-jax-weights-1"}
+    safetensors.numpy.save_file({"a": np.zeros(2)}, path, metadata=older)
+    with pytest.raises(ValueError, match=r"'cifp-jax-weights-1', where 'cifp-.*-2'.* again with"):
+        load_weights(path)
 
 
 @pytest.mark.slow

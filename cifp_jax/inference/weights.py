@@ -75,10 +75,12 @@ def load_weights(path: pathlib.Path) -> Weights:
             f"`python -m cifp_jax.export`, or bring it here again."
         ) from error
     lacking = [name for name in _NEEDED if name not in metadata]
-    if metadata.pop("format", None) != FORMAT or lacking:
+    found = metadata.pop("format", None)
+    if found != FORMAT or lacking:
         raise ValueError(
-            f"{path}: its header is not that of {FORMAT} (lacking: {', '.join(lacking) or '-'}). "
-            f"Write the file with `python -m cifp_jax.export` or `cifp_jax.import_torch`."
+            f"{path}: the format that its header names is {found!r}, where {FORMAT!r} is due "
+            f"(lacking: {', '.join(lacking) or '-'}). Write the file again with "
+            f"`python -m cifp_jax.export` or `cifp_jax.import_torch`."
         )
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     facts = {name: json.loads(value) for name, value in metadata.items()}
