@@ -76,7 +76,8 @@ def _progress(items: Sequence[_Item], what: str) -> Iterable[_Item]:
     return track(items, what, console=CONSOLE, transient=True)
 
 
-def _read_layout(arguments: argparse.Namespace) -> RawData:
+def _read_raw(arguments: argparse.Namespace) -> RawData:
+    """Reads the folder of raw scans by its description, or together with a folder of masks."""
     raw = arguments.raw
     if arguments.masks is not None:
         if arguments.masks.resolve() == raw.resolve():
@@ -133,15 +134,15 @@ def _check_room(
 def _share_out(
     facts: Sequence[CaseFacts], written: Sequence[str], wanted: int | None
 ) -> dict[str, list[str]]:
-    """The lists: each case that was written in one of four sets.
+    """Shares the written cases out to four lists; returns their names by the name of the list.
 
     Unlabelled cases of validation and test patients stand in none, so that no patient is both
     trained on and scored; a patient may have labelled and unlabelled cases.
     """
     there = [fact.case for fact in facts if fact.case.name in written]
     tested = {patient(case.name) for case in there if case.test}
-    labelled = [case.name for case in there if case.label and patient(case.name) not in tested]
-    patients = list(dict.fromkeys(map(patient, labelled)))
+    labeled = [case.name for case in there if case.label and patient(case.name) not in tested]
+    patients = list(dict.fromkeys(map(patient, labeled)))
     count = len(patients) // _VALIDATION_SHARE if wanted is None else wanted
     if not 0 <= count < max(len(patients), 1):
         raise ValueError(
@@ -151,16 +152,16 @@ def _share_out(
     held_out = set(np.random.default_rng(0).permutation(patients)[:count].tolist())
     free = [c.name for c in there if not c.label and patient(c.name) not in held_out | tested]
     return {
-        "labelled": [name for name in labelled if patient(name) not in held_out],
+        "labelled": [name for name in labeled if patient(name) not in held_out],
         "unlabelled": free,
-        "validation": [name for name in labelled if patient(name) in held_out],
+        "validation": [name for name in labeled if patient(name) in held_out],
         "test": [case.name for case in there if case.test],
     }
 
 
-def prepare_own(arguments: argparse.Namespace) -> list[str]:
-    """Prepares data that are no challenge's; returns what is wrong with the cases left out."""
-    data, out = _read_layout(arguments), arguments.output
+def prepare_scans(arguments: argparse.Namespace) -> list[str]:
+    """Prepares scans of one's own; returns what is wrong with the cases that were left out."""
+    data, out = _read_raw(arguments), arguments.output
     for remark in data.remarks:
         CONSOLE.print(remark)
     channels = fingerprint.count_channels(data)
@@ -193,7 +194,7 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
     files.write_json(out / "fingerprint.json", found)
     values = plan.settings(
         planned,
-        labelled=len({patient(name) for name in lists["labelled"]}),
+        labeled=len({patient(name) for name in lists["labelled"]}),
         validation=len(lists["validation"]),
         tested=bool(lists["test"]),
         bytes_on_disk=size,
@@ -217,7 +218,7 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
 
 
 def prepare_challenge(kind: str, arguments: argparse.Namespace) -> list[str]:
-    """Prepares ACDC or LA as the field does; returns what is wrong with the scans left out."""
+    """Prepares ACDC or LA as the field does; returns what is wrong with scans left out."""
     out = arguments.output
     failures = challenges.prepare(
         kind, arguments.raw, out, lists=arguments.lists, truth=arguments.truth_crop
@@ -236,8 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder in (arguments.raw, arguments.masks):
             if folder is not None and not folder.exists():
                 raise FileNotFoundError(f"{folder}: this folder is missing. Name another.")
-        kind = "" if arguments.masks else challenges.recognise(arguments.raw)
-        failures = prepare_challenge(kind, arguments) if kind else prepare_own(arguments)
+        kind = "" if arguments.masks else challenges.recognize(arguments.raw)
+        failures = prepare_challenge(kind, arguments) if kind else prepare_scans(arguments)
     except (ValueError, OSError) as error:
         CONSOLE.print(f"error: {error}", markup=False)
         return 1

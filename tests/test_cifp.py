@@ -9,6 +9,7 @@ import pytest
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS, cifp, supervised
 from cifp_jax.models.network import Network
+from tests.support.steps import quick
 
 CLASSES, SIZE = 3, 16
 STEP = jnp.int32(50)
@@ -62,8 +63,6 @@ def make_batch(labeled: int = 4, unlabeled: int = 4) -> dict:
 
 
 DEFAULTS = {"stages": (2,), "tokens": 8, "ramp_steps": 100}
-# Compiling is most of the time of these tests.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def evaluate(params, teacher, batch, axis_name=None, shards=1, extra=None, **settings):
@@ -89,7 +88,7 @@ def run(**settings):
     def value(params, teacher, extra):
         return evaluate(params, teacher, make_batch(), extra=extra, **settings)
 
-    step = compiled(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True))
+    step = quick(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True))
     (total, (stats, metrics)), grads = step(make_params(0), make_params(6), extra)
     return total, stats, {k: float(a / jnp.maximum(b, 1)) for k, (a, b) in metrics.items()}, grads
 
@@ -122,7 +121,7 @@ def test_without_consistency_it_is_supervised_training():
             shards=1,
         )[0]
 
-    want, want_grads = compiled(jax.value_and_grad(value))(make_params(0))
+    want, want_grads = quick(jax.value_and_grad(value))(make_params(0))
     np.testing.assert_allclose(total, want, rtol=1e-5)
     for name, grad in want_grads.items():
         np.testing.assert_allclose(grads[0][name], grad, rtol=1e-4, atol=1e-6)
@@ -166,7 +165,7 @@ def test_a_surer_teacher_gives_a_higher_reliability():
         total, count = metrics["reliability"]
         return float(total / count)
 
-    step = compiled(functools.partial(evaluate, perturbation="none"))
+    step = quick(functools.partial(evaluate, perturbation="none"))
     # A teacher that says nothing has the entropy of its maximum: R = 1 / e.
     assert reliability(0.0) == pytest.approx(math.exp(-1), rel=1e-4)
     assert reliability(0.0) < reliability(1.0) < reliability(20.0)
@@ -174,7 +173,7 @@ def test_a_surer_teacher_gives_a_higher_reliability():
 
 def test_the_students_features_are_perturbed_by_labelled_ones():
     # A target of the weak view alone, so that labelled images act through the student only.
-    step = compiled(functools.partial(evaluate, fusion="weak_only", threshold=0.0, cutmix=0.0))
+    step = quick(functools.partial(evaluate, fusion="weak_only", threshold=0.0, cutmix=0.0))
     batch = make_batch()
     before = step(make_params(0), make_params(6), batch)[1][1]
     batch["labeled"]["image"] = -batch["labeled"]["image"]
@@ -188,7 +187,7 @@ def test_boxes_of_labelled_images_bring_their_true_label():
     settings = {"perturbation": "none", "present_only": False}
     teacher = make_params(6)
     teacher["out"] = jnp.zeros_like(teacher["out"])
-    step = compiled(functools.partial(evaluate, **settings))
+    step = quick(functools.partial(evaluate, **settings))
     batch = make_batch()
     before = step(make_params(0), teacher, batch)[1][1]
     batch["labeled"]["label"] = (batch["labeled"]["label"] + 1) % CLASSES
@@ -245,7 +244,7 @@ def test_four_devices_give_the_gradient_of_one(settings):
         return evaluate(params, make_params(6), batch, extra=extra, **layout, **settings)
 
     step = functools.partial(jax.value_and_grad, has_aux=True)
-    (want, (_, want_metrics)), want_grads = compiled(step(value))(arguments, batch)
+    (want, (_, want_metrics)), want_grads = quick(step(value))(arguments, batch)
     (got, (_, metrics)), grads = jax.pmap(
         step(functools.partial(value, axis_name=parallel.AXIS)),
         axis_name=parallel.AXIS,
@@ -267,7 +266,7 @@ def test_blocks_of_a_mesh_exchange_no_features(key_source):
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     step = jax.grad(lambda p, b: evaluate(p, p, b, shards=4, key_source=key_source)[0])
-    meshed = compiled(step, in_shardings=(whole, sharding), out_shardings=whole)
+    meshed = quick(step, in_shardings=(whole, sharding), out_shardings=whole)
     text = meshed.lower(make_params(), make_batch(8, 16)).compile().as_text() or ""
     assert " all-reduce(" in text
     for collective in ("all-gather", "all-to-all", "collective-permute"):

@@ -4,7 +4,6 @@ import fcntl
 import importlib
 import json
 import pathlib
-import sys
 
 import pytest
 
@@ -13,45 +12,7 @@ from cifp_jax.reports.summaries import PROTOCOL
 from cifp_jax.training import build
 from experiments import collect, planned_runs, published, report, run
 from experiments.stop import Stop
-
-OVERALL = {
-    "dice": {"mean": 80.0, "std": 1.0},
-    "jaccard": {"mean": 70.0, "std": 1.0},
-    "hd95": {"mean": 3.0, "std": 1.0},
-    "asd": {"mean": 1.0, "std": 1.0},
-    "missed": 2,
-}
-FACTS = {
-    "protocol": PROTOCOL,
-    "cases": 4,
-    "list": "validation",
-    "checkpoint": "best",
-    "reported": True,
-    "step": 200,
-    "weights": "ema",
-    "method": "cifp",
-    "seed": 0,
-    "hardware": "2 CPU cores",
-    "empty": "diagonal",
-    "largest_component": False,
-}
-CONFIG = {
-    "method": {"name": "cifp"},
-    "data": {"name": "acdc", "labeled": 7, "root": "somewhere"},
-    "training": {"steps": 300},
-}
-
-
-def write_run(folder: pathlib.Path, facts: dict | None = None) -> None:
-    """A finished run, without its training."""
-    for rule in ("best", "last"):
-        place = folder / "evaluation" / rule / "validation"
-        place.mkdir(parents=True)
-        own = FACTS | (facts or {}) | {"checkpoint": rule, "reported": rule == "best"}
-        (place / "summary.json").write_text(json.dumps({"facts": own, "overall": OVERALL}))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    rows = [{"step": 100, "loss": 1.0}, {"step": 200, "validation/dice": 80.0}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+from tests.support.runs import CONFIG, FACTS, OVERALL, scripted, write_run
 
 
 def result(dice: float, seed: int, label: str = "cifp", labeled: int = 7) -> dict:
@@ -133,12 +94,7 @@ if what == "good" or (folder / "once").exists():
 
 
 def test_cells_run_once_and_a_failing_one_stops_no_other(monkeypatch, tmp_path):
-    write_run(tmp_path / "made")
-    monkeypatch.setattr(
-        run,
-        "command",
-        lambda cell, folder: [sys.executable, "-c", SCRIPT, folder, cell.label, tmp_path / "made"],
-    )
+    monkeypatch.setattr(run, "command", scripted(SCRIPT, tmp_path / "made"))
     cells = [planned_runs.Cell(name, name, "", {}) for name in ("bad", "good", "half")]
     runs, results = tmp_path / "runs", tmp_path / "results"
     outcome = run.run_table(cells, runs, results, environment={}, stop=Stop())

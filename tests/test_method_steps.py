@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train_step import TwoStages, make_batch
 
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS
@@ -16,6 +15,8 @@ from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state, several
 from cifp_jax.training.train_step import make_train_step, method_settings
+from tests.support.networks import TwoStages
+from tests.support.steps import make_batch, quick
 
 # What a short run and a network of two stages need.
 SETTINGS = {
@@ -40,10 +41,6 @@ def make(name: str, shape: tuple[int, ...]):
         model, method, optimizer, seed=0, input_shape=(1, *shape, 1), settings=settings
     )
     return step, state
-
-
-# Compiling is most of the time of these tests.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def run(step, state, shape, mode):

@@ -13,6 +13,7 @@ import pytest
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS, ad_mt, views
 from cifp_jax.models.network import Network
+from tests.support.steps import quick
 
 SIZE = 3  # pixels a side
 PIXELS = SIZE**2
@@ -55,17 +56,13 @@ def make_batch(*unlabeled: float) -> dict:
     }
 
 
-# Compiling is most of the time of these tests.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @functools.cache
 def compile_loss(name, student, teacher, **settings):
     networks = [
         tuple(make_network(s) for s in scale) if isinstance(scale, tuple) else make_network(scale)
         for scale in (student, teacher)
     ]
-    return compiled(
+    return quick(
         functools.partial(METHODS[name].loss, *networks, axis_name=None, shards=1, **settings)
     )
 
@@ -148,7 +145,7 @@ def test_ua_mt_asks_for_passes_that_agree():
     )
     with parallel.random_numbers():
         batch, rng = make_batch(LIKELY, LIKELY), jax.random.key(0)
-        _, (_, metrics) = compiled(loss)(batch, rng=rng, step=jnp.int32(0))
+        _, (_, metrics) = quick(loss)(batch, rng=rng, step=jnp.int32(0))
     assert float(metrics["certain"][0]) == 0
 
 

@@ -3,48 +3,23 @@
 import functools
 import re
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cifp_jax import parallel
-from cifp_jax.models import layers
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state
 from cifp_jax.training.train_step import find_method, make_train_step, method_settings
+from tests.support.networks import TwoStages
+from tests.support.steps import make_batch
 
 FILTERS = (2, 2, 4, 4, 4)
 STEPS = 4
 LEARNING_RATE = 0.01  # of both protocols
-
-
-class TwoStages(nn.Module):
-    """Two resolutions, with batch norm and dropout: quick to compile."""
-
-    axis_name: str | None = None
-
-    def setup(self) -> None:
-        self.convs = [layers.Conv(4), layers.Conv(8), layers.Conv(2)]
-        self.norms = [layers.batch_norm(self.axis_name) for _ in range(2)]
-
-    def encode(self, x, *, train, keys=None):
-        features = []
-        for conv, norm in zip(self.convs, self.norms, strict=False):
-            x = layers.max_pool(x) if features else x
-            x = nn.relu(norm(conv(x), use_running_average=not train))
-            features.append(layers.dropout(x, 0.3, keys, len(features), channels=True))
-        return tuple(features)
-
-    def decode(self, features, *, train, keys=None):
-        fine, coarse = features
-        return self.convs[2](jnp.concatenate([fine, layers.upsample(coarse)], axis=-1))
-
-    def __call__(self, x, *, train, keys=None):
-        return self.decode(self.encode(x, train=train, keys=keys), train=train, keys=keys)
 
 
 CASES = {
@@ -52,19 +27,6 @@ CASES = {
     "unet": (UNet(classes=3, filters=FILTERS), (16, 16), 3),
     "vnet": (VNet(classes=2, filters=FILTERS), (16, 16, 16), 2),
 }
-
-
-def make_batch(step: int, shape: tuple[int, ...], classes: int, size: int = 8) -> dict:
-    """A batch whose foreground is unequal: the first half of the labels is background only."""
-    rng = np.random.default_rng(step)
-    label = rng.integers(0, classes, (size, *shape)).astype(np.int32)
-    label[: size // 2] = 0
-    index = np.arange(size, dtype=np.int32) + size * step
-    image = lambda: rng.normal(size=(size, *shape, 1)).astype(np.float32)  # noqa: E731
-    return {
-        "labeled": {"image": image(), "label": label, "index": index},
-        "unlabeled": {"image": image(), "index": index + 1000},
-    }
 
 
 def make_all(
