@@ -121,16 +121,19 @@ def ablation() -> str:
     base = reference(groups)
     rows = [
         [
-            _SWITCHES[one.label],
+            _SWITCHES.get(one.label, f"`{one.label}`"),
             spread(one.values("dice"), digits=1),
             paired(one, base),
             ", ".join(f"{dice:.1f}" for dice in one.values("dice")),
         ]
         for one in groups
     ]
+    labels = {one.label for one in groups} - {"default"}
     switches = set(planned_runs.ABLATIONS) - {"default"}
-    run = switches & {g.label for g in groups}
-    said = f"Of the list's {len(switches)} switches {len(run)} have been run, and one pair of them."
+    said = (
+        f"Of the list's {len(switches)} switches {len(labels & switches)} have been run, and "
+        f"{len(labels - switches)} combination of them."
+    )
     head = ["", "Dice %, best checkpoint", "minus the default (seeds)", "each seed, from 0 on"]
     return f"{said}\n\n{markdown(head, rows)}"
 
