@@ -59,6 +59,7 @@ def checked(monkeypatch):
     return count
 
 
+@pytest.mark.slow
 def test_files_are_checked_once_to_train_to_evaluate_and_to_compare(config, checked, tmp_path):
     main.run(config, tmp_path / "run", mode="train")
     assert len(checked) > 10
