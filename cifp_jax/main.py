@@ -14,9 +14,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cifp_jax import host
-from cifp_jax.config import default_config, method_defaults
+from cifp_jax.config import Config, default_config, method_defaults
+from cifp_jax.evaluation.evaluate import CaseError
 from cifp_jax.methods import METHODS
-from cifp_jax.training import build, compare, loop
+from cifp_jax.training import build, compare, loop, scoring
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon: configs/la.py:laptop."
@@ -93,10 +94,36 @@ def _join() -> None:
         ) from error
 
 
+def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None = None) -> None:
+    """Trains and scores what the configuration says, or (`mode` evaluate) scores it alone.
+
+    The data files are read and checked once for all of it, before anything else.
+
+    Args:
+      config: checked, see `build.check_config`.
+      workdir: folder of the run.
+      mode: train or evaluate.
+      weights: file of a network to be scored in place of a run's.
+
+    Raises:
+      ValueError, OSError, CaseError: with a message for the person who started it.
+    """
+    split = build.make_split(config)
+    if config.compare:
+        compare.run(config, split, workdir, mode=mode)
+    elif mode == "train":
+        loop.train(config, split, workdir)
+    elif weights:
+        scoring.score_weights(config, split, pathlib.Path(weights), workdir)
+    else:
+        scoring.score_run(config, split, workdir)
+
+
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
     host.use_compilation_cache()
     host.keep_memory()
     config = _CONFIG.value
@@ -108,6 +135,11 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(
             "error: --weights is for --mode=evaluate; training starts from its own checkpoint."
         )
+    if config.compare and _WEIGHTS.value:
+        sys.exit(
+            "error: --weights is one network, and this configuration compares several methods; "
+            "take another configuration of the same data, or leave --weights out."
+        )
     try:
         if _DISTRIBUTED.value:
             _join()
@@ -115,15 +147,8 @@ def main(argv: Sequence[str]) -> None:
             sizes = build.batch_sizes(config) if trains else {}
             host.use_cores(tuple(sizes.values()), build.batch_unit(config))
         build.check_config(config, trains=trains)
-        if config.compare:
-            compare.run(config, workdir, mode=_MODE.value)
-        elif trains:
-            loop.train(config, workdir)
-        elif _WEIGHTS.value:
-            loop.evaluate_weights(config, pathlib.Path(_WEIGHTS.value), workdir)
-        else:
-            loop.evaluate(config, workdir)
-    except (ValueError, OSError) as error:
+        run(config, workdir, mode=_MODE.value, weights=_WEIGHTS.value)
+    except (ValueError, OSError, CaseError) as error:
         # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
         logging.debug("", exc_info=True)
         sys.exit(f"error: {error}")

@@ -4,7 +4,7 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.data.phantom import write_phantoms
-from cifp_jax.training import build, loop
+from cifp_jax.training import build, loop, scoring
 from tests.support.runs import small
 
 
@@ -119,10 +119,12 @@ def test_training_stops_before_it_writes(key, value, answer, root, tmp_path):
     config = small(root)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=answer):
-        loop.train(config, tmp_path / "run")
+        loop.train(config, build.make_split(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_evaluating_what_was_not_trained_says_so(root, tmp_path):
+    config = small(root)
     with pytest.raises(FileNotFoundError, match="train it first"):
-        loop.evaluate(small(root), tmp_path / "run")
+        scoring.score_run(config, build.make_split(config), tmp_path / "run")
+    assert not list(tmp_path.iterdir())

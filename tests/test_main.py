@@ -164,6 +164,10 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
         ("--config.data.root=nowhere", "nowhere: this folder of data is missing"),
         ("--config.method.drop=0.1", "cifp has no setting drop; it has: perturbation, stages"),
         ("--weights=x.safetensors", "--weights is for --mode=evaluate"),
+        (
+            "--mode=evaluate --weights=x.safetensors --config.compare=('cps',)",
+            "--weights is one network, and this configuration compares several methods",
+        ),
         ("--config.compare=('cps','bcp') --config.method.name=bcp", "compares cps, bcp; choose"),
         ("--config=nowhere.py", "nowhere.py"),
         ("--config.model.filters=(8,8)", "config.model.filters must be 5 positive numbers"),
@@ -176,6 +180,41 @@ def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data,
     assert answer in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+FAILING = """
+from absl import app
+from cifp_jax import main
+from cifp_jax.training import build, scoring
+
+def predict(image):
+    raise MemoryError("too large")
+
+def run(config, *_, **__):
+    scoring.score_cases(config, predict, build.make_split(config).validation)
+
+main.run = run
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_a_case_that_cannot_be_evaluated_is_one_error(verbosity, data, tmp_path):
+    _, _, _, *flags = command(tmp_path / "run", data)
+    result = subprocess.run(
+        [sys.executable, "-c", FAILING, *flags, *(["--verbosity=1"] if verbosity else [])],
+        cwd=ROOT,
+        env=environment(data),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 1
+    *before, error = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert error.endswith("_frame01' could not be evaluated: too large")
+    # Where it happened is for who asks.
+    assert any("Traceback" in line for line in before) == bool(verbosity)
 
 
 def test_the_default_folder_says_what_was_run():

@@ -109,7 +109,5 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     config = load_config(path)
     with Checkpoints(path / "checkpoints") as checkpoints:
         step = checkpoints.reported(config.evaluation.report)
-        if step is None:
-            raise FileNotFoundError(f"{path} holds no checkpoint: train it first.")
         state = checkpoints.restore(build.make_state(config), step)
     return config, network_variables(state, config.evaluation.weights)
