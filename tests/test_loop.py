@@ -7,13 +7,13 @@ import signal
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_build import small
 
 from cifp_jax import main, parallel
 from cifp_jax.data import sources
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
 from cifp_jax.training import build, loop, scoring
+from tests.support.runs import small
 
 
 @pytest.fixture(scope="module")
