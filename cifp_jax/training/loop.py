@@ -269,7 +269,8 @@ def evaluate_weights(config: Config, file: pathlib.Path, workdir: pathlib.Path) 
         summaries.print_table(CONSOLE, summaries, f"{file.name}, {config.data.name}")
         # The file does not tell how its method was set.
         settings = json.loads(build.describe(config)) | {
-            "method": {"name": weights.facts["method"]}
+            "method": {"name": weights.facts["method"]},
+            "methods": {},
         }
         write_report(
             workdir / "evaluation" / "weights",
