@@ -12,6 +12,7 @@ import jax
 
 # Parameters of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 def use_compilation_cache() -> None:
@@ -68,19 +69,24 @@ def keep_memory() -> None:
 
 def _give_back(libc: ctypes.CDLL, limit: int) -> None:
     """Waits until the process holds more than `limit` bytes; then glibc's own values again."""
-    held = pathlib.Path("/proc/self/statm")  # in pages, the second is what lies in memory
-    while int(held.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") < limit:
+    while _held() < limit:
         time.sleep(0.5)
     for parameter, value in ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 128 * 1024)):
         libc.mallopt(parameter, value)
     libc.malloc_trim(0)
 
 
+def _held() -> int:
+    """Bytes of this process that lie in memory."""
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _memory() -> int:
     """Bytes that this process may use: of the machine, or of the container that it runs in."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        limit = pathlib.Path("/sys/fs/cgroup") / file
+        limit = _CONTROL_GROUP / file
         if limit.exists() and (text := limit.read_text().strip()).isdigit():
             total = min(total, int(text))
     return total

@@ -20,12 +20,13 @@ from cifp_jax.scans.preparation import Preparation
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("cifp_jax", "experiments", "benchmarks")
 _SETTING = re.compile(r"    config\.([\w.]+) = (.+?)(?:  # (.+))?$")
+_BAR = r"\|"  # a bar inside a cell
 _MADE = "<!-- Made by docs/make_reference.py: change the code, not this page. -->"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(c.replace('|', _BAR) for c in line)} |" for line in lines)
 
 
 def _code(value: object) -> str:

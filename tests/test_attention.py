@@ -10,6 +10,7 @@ import pytest
 from cifp_jax.methods import attention
 from cifp_jax.methods.attention import Settings, make_plan, perturb
 from cifp_jax.methods.tokens import attend
+from tests.support.steps import quick
 
 EYE = jnp.eye(4)
 
@@ -21,10 +22,6 @@ def maps(seed: int, batch: int, size: int = 8, channels: int = 4) -> tuple[jax.A
         jnp.asarray(rng.normal(size=(batch, size // 2**s, size // 2**s, channels)), jnp.float32)
         for s in range(3)
     )
-
-
-# Compiling is most of the time of these tests.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def run_plain(
@@ -52,7 +49,7 @@ def run_plain(
     )
 
 
-run = compiled(run_plain, static_argnames=("settings", "shards"))
+run = quick(run_plain, static_argnames=("settings", "shards"))
 
 
 def constant(values: list[float], size: int = 8) -> tuple[jax.Array, ...]:
@@ -174,7 +171,7 @@ def test_no_gradient_into_the_labelled_features_unless_asked(kind):
     for stop in (True, False):
         chosen = replace(settings, stop_source=stop)
         gradient = jax.grad(functools.partial(value, chosen=chosen), argnums=(0, 1))
-        own, other = compiled(gradient)(unlabeled, labeled)
+        own, other = quick(gradient)(unlabeled, labeled)
         assert float(jnp.abs(own[0]).max()) > 0
         assert (float(jnp.abs(other[0]).max()) > 0) != stop
 

@@ -1,7 +1,8 @@
 """The raw folders of ACDC and LA to the files that the field shares."""
 
+import functools
+
 import h5py
-import nibabel
 import nrrd
 import numpy as np
 import pytest
@@ -9,18 +10,14 @@ import pytest
 from cifp_jax import prepare
 from cifp_jax.data import splits
 from cifp_jax.scans import challenges
+from tests.support.scans import nifti
 
-AFFINE = np.diag([1.4, 1.4, 10.0, 1.0])
+save = functools.partial(nifti, affine=np.diag([1.4, 1.4, 10.0, 1.0]))
 
 
 def stored(path):
     with h5py.File(path) as file:
         return np.asarray(file["image"]), np.asarray(file["label"])
-
-
-def save(path, array, affine=AFFINE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, affine), path)
 
 
 def write_raw_acdc(raw, name, image, label):

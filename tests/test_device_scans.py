@@ -13,6 +13,7 @@ from cifp_jax.data import pipeline
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
 from cifp_jax.training import device_scans
+from tests.support.steps import assert_same
 
 PATCH = (8, 8, 6)
 # One is shorter than the patch along X and Z, one along Y; one is just the patch.
@@ -44,14 +45,6 @@ def crop_step(state, batch, scans, *, axis_name=None, shards=1):
     if axis_name is not None:
         batch = jax.lax.all_gather(batch, axis_name, tiled=True)
     return state + 1, batch
-
-
-def assert_same(ours, theirs):
-    def same(a, b):
-        assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        np.testing.assert_array_equal(a, b)
-
-    jax.tree.map(same, ours, theirs)
 
 
 def cut(scans, batch, patch_size=PATCH):

@@ -4,54 +4,16 @@ import fcntl
 import importlib
 import json
 import pathlib
-import sys
 
 import pytest
+from flax.traverse_util import flatten_dict
 
-from cifp_jax.config import method_defaults
+from cifp_jax.config import default_config
 from cifp_jax.reports.summaries import PROTOCOL
 from cifp_jax.training import build
 from experiments import collect, planned_runs, published, report, run
 from experiments.stop import Stop
-
-OVERALL = {
-    "dice": {"mean": 80.0, "std": 1.0},
-    "jaccard": {"mean": 70.0, "std": 1.0},
-    "hd95": {"mean": 3.0, "std": 1.0},
-    "asd": {"mean": 1.0, "std": 1.0},
-    "missed": 2,
-}
-FACTS = {
-    "protocol": PROTOCOL,
-    "cases": 4,
-    "list": "validation",
-    "checkpoint": "best",
-    "reported": True,
-    "step": 200,
-    "weights": "ema",
-    "method": "cifp",
-    "seed": 0,
-    "hardware": "2 CPU cores",
-    "empty": "diagonal",
-    "largest_component": False,
-}
-CONFIG = {
-    "method": {"name": "cifp"},
-    "data": {"name": "acdc", "labeled": 7, "root": "somewhere"},
-    "training": {"steps": 300},
-}
-
-
-def write_run(folder: pathlib.Path, facts: dict | None = None) -> None:
-    """A finished run, without its training."""
-    for rule in ("best", "last"):
-        place = folder / "evaluation" / rule / "validation"
-        place.mkdir(parents=True)
-        own = FACTS | (facts or {}) | {"checkpoint": rule, "reported": rule == "best"}
-        (place / "summary.json").write_text(json.dumps({"facts": own, "overall": OVERALL}))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    rows = [{"step": 100, "loss": 1.0}, {"step": 200, "validation/dice": 80.0}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+from tests.support.runs import CONFIG, FACTS, OVERALL, scripted, write_run
 
 
 def result(dice: float, seed: int, label: str = "cifp", labeled: int = 7) -> dict:
@@ -81,9 +43,9 @@ def test_every_cell_is_a_configuration_that_can_run(table, budget):
         config.update_from_flattened_dict(cell.settings)
         config.parallel = "none"
         build.check_config(config)
-        # A setting that the method lacks would be left out without a word.
-        given = {k.removeprefix("method.") for k in cell.settings if k.startswith("method.")}
-        assert given <= {"name", *method_defaults(config.method.name)}, cell.name
+        # A setting of another method would change nothing.
+        given = {k.split(".")[1] for k in cell.settings if k.startswith("methods.")}
+        assert given <= {config.method.name}, cell.name
 
 
 def test_the_tables_hold_every_method_and_the_protocols_numbers():
@@ -93,11 +55,11 @@ def test_the_tables_hold_every_method_and_the_protocols_numbers():
     assert {c.label for c in planned_runs.cells("smoke", "full", (0,))} == set(METHODS)
     first = [c.name for c in planned_runs.cells("acdc", "full", (0, 1))[:3]]
     assert first == ["acdc7_cifp_seed0", "acdc3_cifp_seed0", "acdc7_supervised_seed0"]
-    defaults = method_defaults("cifp")
+    defaults = flatten_dict(default_config().to_dict(), sep=".")
     for label, settings in planned_runs.ABLATIONS.items():
         assert len(settings) == (label != "default")
         for key, value in settings.items():
-            assert value != defaults.get(key.removeprefix("method."), 0.99), label
+            assert value != defaults[key], label
 
 
 def test_a_run_becomes_one_result_without_paths(tmp_path):
@@ -133,12 +95,7 @@ if what == "good" or (folder / "once").exists():
 
 
 def test_cells_run_once_and_a_failing_one_stops_no_other(monkeypatch, tmp_path):
-    write_run(tmp_path / "made")
-    monkeypatch.setattr(
-        run,
-        "command",
-        lambda cell, folder: [sys.executable, "-c", SCRIPT, folder, cell.label, tmp_path / "made"],
-    )
+    monkeypatch.setattr(run, "command", scripted(SCRIPT, tmp_path / "made"))
     cells = [planned_runs.Cell(name, name, "", {}) for name in ("bad", "good", "half")]
     runs, results = tmp_path / "runs", tmp_path / "results"
     outcome = run.run_table(cells, runs, results, environment={}, stop=Stop())

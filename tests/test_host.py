@@ -1,13 +1,19 @@
 """Cores, memory and compiled programs, as a command asks for them."""
 
+import ctypes
+import queue
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import pytest
 
 from cifp_jax import host
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems keep their own way")
 
 
 @pytest.mark.parametrize(
@@ -25,8 +31,9 @@ def test_cores_become_devices_as_far_as_they_divide_the_batch(
     sizes, unit, cores, devices, monkeypatch
 ):
     told = []
+    config = SimpleNamespace(jax_num_cpu_devices=-1, update=lambda *pair: told.append(pair))
     monkeypatch.setattr(host, "_cores", lambda: cores)
-    monkeypatch.setattr(jax.config, "update", lambda *pair: told.append(pair))
+    monkeypatch.setattr(host, "jax", SimpleNamespace(config=config))
     host.use_cores(sizes, unit)
     assert not told  # the tests' four fake devices stay
     monkeypatch.setenv("XLA_FLAGS", "")
@@ -49,67 +56,98 @@ def test_compiled_programs_lie_in_the_users_cache_unless_jax_is_told_where(monke
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-# A hundred megabytes of a thread of its own, four times; then the pages that the kernel gave.
-FAULTS = """
-import resource, sys, threading
-import numpy as np
-from cifp_jax import host
-if sys.argv[1] == "keep":
+class Allocator(ctypes.CDLL):
+    """A C library that notes what it is asked for."""
+
+    def __init__(self):
+        self._name, self._handle, self.asked = "allocator", 0, []
+
+    def mallopt(self, parameter, value):
+        self.asked.append((parameter, value))
+
+    def malloc_trim(self, pad):
+        self.asked.append(("trim", pad))
+
+
+# Parameters of `mallopt`, as glibc numbers them.
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+
+
+@on_linux
+def test_memory_is_kept_from_the_start_and_watched_by_a_thread(monkeypatch):
+    library, watched = Allocator(), queue.Queue()
+    monkeypatch.setattr(host, "ctypes", SimpleNamespace(CDLL=lambda name: library))
+    monkeypatch.setattr(host, "_memory", lambda: 1000)
+    monkeypatch.setattr(
+        host, "_give_back", lambda *given: watched.put((*given, threading.current_thread()))
+    )
     host.keep_memory()
-def work():
-    for _ in range(4):
-        np.ones(100_000_000, np.uint8)
-first = threading.Thread(target=work); first.start(); first.join()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-then = threading.Thread(target=work); then.start(); then.join()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+    assert library.asked == [(ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)]
+    given, limit, thread = watched.get(timeout=60)
+    assert (given, limit) == (library, 500)
+    assert thread.daemon
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep their own way")
-def test_kept_memory_is_not_asked_for_again():
-    def faults(way: str) -> int:
-        command = [sys.executable, "-c", FAULTS, way]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def test_memory_is_given_back_once_the_process_holds_the_limit(monkeypatch):
+    library, held, asked_at_a_pause = Allocator(), iter([100, 499, 500]), []
+    monkeypatch.setattr(host, "_held", lambda: next(held))
+    sleep = lambda seconds: asked_at_a_pause.append(list(library.asked))  # noqa: E731
+    monkeypatch.setattr(host, "time", SimpleNamespace(sleep=sleep))
+    host._give_back(library, 500)
+    assert asked_at_a_pause == [[], []]
+    assert library.asked == [(MMAP_MAX, 65536), (TRIM_THRESHOLD, 128 * 1024), ("trim", 0)]
 
-    assert faults("keep") < 20
-    assert faults("free") > 100  # each a huge page, where the kernel has them
 
-
-# Six hundred megabytes, freed; then what the process still holds, in megabytes.
-HELD = """
-import os, pathlib, sys, time
+# Two arrays of a hundred megabytes, one after the other: by how many megabytes the heap is larger
+# after each, as the process starts, with memory that is kept, and given back. What is not of the
+# heap is the kernel's again at once. Between them, what the process holds of the arrays.
+HEAP = """
+import ctypes, threading
 import numpy as np
 from cifp_jax import host
-host._memory = lambda: int(sys.argv[1])
+end = ctypes.CDLL(None).sbrk
+end.argtypes, end.restype = [ctypes.c_long], ctypes.c_void_p
+def work():
+    before = end(0)
+    for _ in range(2):
+        np.ones(100_000_000, np.uint8)
+        print((end(0) - before) // 1_000_000)
+work()
+before = host._held()
+host._memory = lambda: 2**60
 host.keep_memory()
-arrays = [np.ones(100_000_000, np.uint8) for _ in range(6)]
-del arrays
-time.sleep(2)
-again = np.ones(100_000_000, np.uint8)
-del again
-pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-print(pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000)
+thread = threading.Thread(target=work); thread.start(); thread.join()
+print((host._held() - before) // 1_000_000)
+host._give_back(ctypes.CDLL(None), host._held())
+print((host._held() - before) // 1_000_000)
+work()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep their own way")
-def test_a_process_that_holds_half_of_the_machine_gives_memory_back():
-    def held(memory: int) -> int:
-        command = [sys.executable, "-c", HELD, str(memory)]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+@on_linux
+def test_kept_memory_is_not_asked_for_again_until_it_is_given_back():
+    command = [sys.executable, "-c", HEAP]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    *at_first, once, again, held, left, later, last = map(int, done.stdout.split())
+    assert at_first == [0, 0]
+    assert 90 < once == again
+    assert held > 90
+    assert left < 20
+    assert later <= 0
+    assert last <= 0
 
-    assert held(10_000_000_000) > 600
-    assert held(1_000_000_000) < 400
 
-
-def test_memory_is_that_of_the_container(monkeypatch):
-    files = {"memory.max": "max\n"}
-    monkeypatch.setattr(host.pathlib.Path, "exists", lambda path: path.name in files)
-    monkeypatch.setattr(host.pathlib.Path, "read_text", lambda path: files[path.name])
+def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "_CONTROL_GROUP", tmp_path)
     machine = host._memory()
     assert machine > 1_000_000_000
-    files["memory.max"] = "1000000000\n"
-    assert host._memory() == 1_000_000_000
-    files["memory.max"] = f"{2**63}\n"
-    assert host._memory() == machine
+    for text, limit in (
+        ("max\n", machine),
+        ("1000000000\n", 1_000_000_000),
+        (f"{2**63}\n", machine),
+    ):
+        (tmp_path / "memory.max").write_text(text)
+        assert host._memory() == limit
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("900000000\n")  # of the older kind
+    assert host._memory() == 900_000_000

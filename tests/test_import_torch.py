@@ -4,13 +4,13 @@ import importlib.util
 import itertools
 import sys
 
-import jax
 import numpy as np
 import pytest
 
 from cifp_jax import import_torch
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.models import make_network
+from tests.support.steps import quick
 
 FILTERS = (2, 3, 4, 4, 5)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -152,10 +152,7 @@ def test_logits_are_equal(kind, inside, tmp_path):
     with torch.no_grad():
         want = np.moveaxis(network(torch.tensor(np.moveaxis(image, -1, 1))).numpy(), 1, -1)
     model = make_network(name=facts["name"], classes=facts["classes"], filters=FILTERS)
-    apply = jax.jit(
-        lambda v, x: model.apply(v, x, train=False),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    apply = quick(lambda v, x: model.apply(v, x, train=False))
     np.testing.assert_allclose(apply(weights.variables, image), want, atol=1e-4)
     assert want.std() > 0.01
 

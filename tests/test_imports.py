@@ -58,6 +58,18 @@ def test_the_host_side_is_free_of_jax(room):
         assert not {n for n in names if n.split(".")[0] == "jax"}, path.name
 
 
+def test_tests_share_by_their_support_alone():
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = [
+            name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in (getattr(node, "module", None) or "", *(a.name for a in node.names))
+        ]
+        tests = [n for n in names if n.rpartition(".")[2].startswith(("test_", "conftest"))]
+        assert not tests, f"{path.relative_to(ROOT)} imports {tests}"
+
+
 def undefined(scope: symtable.SymbolTable, known: set[str]) -> Iterator[str]:
     """Names that a scope and those in it use, of which a module knows nothing."""
     for symbol in scope.get_symbols():
@@ -67,7 +79,10 @@ def undefined(scope: symtable.SymbolTable, known: set[str]) -> Iterator[str]:
         yield from undefined(inner, known)
 
 
-@pytest.mark.parametrize("folder", ["cifp_jax", "configs", "experiments", "benchmarks", "docs"])
+FOLDERS = ["cifp_jax", "configs", "experiments", "benchmarks", "docs", "tests"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_no_name_is_undefined(folder):
     # The linters' own rules for this are off: they take shapes in annotations for names.
     for path in (ROOT / folder).rglob("*.py"):

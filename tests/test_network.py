@@ -5,11 +5,12 @@ import functools
 import jax
 import numpy as np
 import pytest
-from golden.compare_models import COMPILER_OPTIONS, draw_variables, flatten_dict
 
 from cifp_jax.models.network import bind
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
+from tests.golden.compare_models import draw_variables, flatten_dict
+from tests.support.steps import quick
 
 FILTERS = (2, 2, 3, 3, 4)
 MODELS = [UNet(classes=3, filters=FILTERS), VNet(classes=3, filters=FILTERS)]
@@ -23,7 +24,7 @@ def results(index: int, train: bool) -> dict:
     x = jax.random.normal(jax.random.key(1), (4, 32, 32, 1))
     keys = jax.random.split(jax.random.key(2), 4)
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @quick
     def run(variables, x, keys):
         network = bind(MODELS[index], variables["params"], variables["batch_stats"], train=train)
         stats = network.batch_stats

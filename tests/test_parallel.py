@@ -1,5 +1,7 @@
 """The ground floor on four fake devices."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,5 +105,6 @@ def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
 
     assert parallel.free_memory() is None  # CPUs do not tell
     full, empty = ({"bytes_limit": 100, "bytes_in_use": used} for used in (70, 10))
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device(empty), Device(full), Device(None)])
+    devices = [Device(empty), Device(full), Device(None)]
+    monkeypatch.setattr(parallel, "jax", SimpleNamespace(local_devices=lambda: devices))
     assert parallel.free_memory() == 30

@@ -11,6 +11,7 @@ from grain import checkpoint as grain_checkpoint
 from cifp_jax.data import pipeline
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
+from tests.support.steps import assert_same
 
 
 def write_cases(folder: pathlib.Path, count: int, first: int, labels: bool = True):
@@ -52,10 +53,6 @@ def numbers(batch, stream):
 
 def take(iterator, count):
     return list(itertools.islice(iterator, count))
-
-
-def assert_same(ours, theirs):
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_batch_is_as_agreed(split):

@@ -1,60 +1,23 @@
 """Folders of raw scans to arrays, lists and a configuration that trains."""
 
+import functools
 import json
-import runpy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
-import nibabel
 import numpy as np
 import pytest
-from test_volumes import OBLIQUE, dicom
 
 from cifp_jax import prepare
 from cifp_jax.data.sources import read_case
 from cifp_jax.inference import prediction
 from cifp_jax.scans import raw_folders
 from cifp_jax.training import build
+from tests.support.scans import ANISOTROPIC, config_of, dicom, mask, nifti, nnunet, scan
 
-# Slices 7 mm apart; in the plane 2 x 2 mm.
-ANISOTROPIC = OBLIQUE @ np.diag([4.0, 1, 1, 1])
-
-
-def save(path, array, affine=ANISOTROPIC):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, affine), path)
-
-
-def scan(seed, shape=(20, 18, 4)):
-    return np.random.default_rng(seed).integers(0, 500, shape).astype(np.int16)
-
-
-def mask(seed, shape=(20, 18, 4), values=3):
-    return np.random.default_rng(seed).integers(0, values, shape).astype(np.uint8)
-
-
-def nnunet(root, labelled=5):
-    """Two channels, three classes; the last of imagesTr and one in imagesUn have no mask."""
-    for i in range(labelled + 1):
-        for channel in range(2):
-            save(root / f"imagesTr/case{i}_{channel:04}.nii.gz", scan(10 * i + channel))
-        if i < labelled:
-            save(root / f"labelsTr/case{i}.nii.gz", mask(i))
-    for name in ("imagesUn/free", "imagesTs/new"):
-        for channel in range(2):
-            save(root / f"{name}_{channel:04}.nii.gz", scan(100 + channel))
-    description = {
-        "channel_names": {"0": "T1", "1": "T2"},
-        "labels": {"background": 0, "rim": 1, "core": 2},
-        "file_ending": ".nii.gz",
-    }
-    (root / "dataset.json").write_text(json.dumps(description))
-    return root
-
-
-def config_of(out):
-    return runpy.run_path(str(out / "config.py"))["get_config"]()
+save = functools.partial(nifti, affine=ANISOTROPIC)
 
 
 def listed(out):
@@ -251,8 +214,8 @@ def test_duplicate_names_and_a_full_disk(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike"):
         raw_folders.find_scans(tmp_path / "x")
     raw = nnunet(tmp_path / "raw", labelled=1)
-    usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage)
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr(prepare, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 1
     assert "Free some, or name another folder" in capsys.readouterr().out
     assert prepare.main([str(raw), str(tmp_path / "out"), "--validation=9"]) == 1

@@ -54,7 +54,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     rows = [{"step": s, "loss": 1 / s} for s in range(1, 20)] + [{"step": 9, "validation/dice": 7}]
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
     (folder / "metrics.jsonl").write_text(f'{text}{{"step": 20, "lo')  # killed while it wrote
-    evaluations, summaries = {}, {}
+    evaluations, written = {}, {}
     for checkpoint, name, dice in (
         ("last", "validation", (50.0, 0.0, 90.0)),
         ("best", "validation", (60.0, 0.0, 90.0)),
@@ -63,7 +63,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         key = f"{checkpoint}/{name}"
         facts = FACTS | {"list": name, "checkpoint": checkpoint, "reported": checkpoint == "best"}
         evaluations[key] = evaluation(*dice)
-        summaries[key] = summaries.write_evaluation(
+        written[key] = summaries.write_evaluation(
             evaluations[key], folder / "evaluation" / key, facts=facts
         )
     for case in (WILD, "middle"):
@@ -72,7 +72,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     write_report(
         folder,
         config=CONFIG,
-        summaries=summaries,
+        summaries=written,
         evaluations=evaluations,
         pictures=folder / "evaluation",
     )

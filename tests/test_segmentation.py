@@ -5,12 +5,12 @@ import tracemalloc
 import numpy as np
 import pytest
 from scipy import ndimage, special
-from test_sliding_window import K, make_variables, network
 
 from cifp_jax.inference import segmentation as room
 from cifp_jax.inference.segmentation import segment, slabs
 from cifp_jax.inference.sliding_window import make_sliding_window, window_starts
 from cifp_jax.scans import geometry
+from tests.support.networks import CLASSES, VARIABLES, by_place
 
 
 @pytest.mark.parametrize(
@@ -48,22 +48,22 @@ def test_a_scan_smaller_than_a_window_is_one_slab():
 @pytest.mark.parametrize("shape", [(30, 9, 8), (43, 9, 5), (11, 18, 8)])
 def test_equal_to_all_at_once(shape, monkeypatch):
     image = np.random.default_rng(0).normal(size=(30, 9, 8)).astype(np.float32)
-    windows = make_sliding_window(network, (8, 8, 8), (4, 4, 4), 4, K, gaussian=True)
-    whole = windows(make_variables(), image)
+    windows = make_sliding_window(by_place, (8, 8, 8), (4, 4, 4), 4, CLASSES, gaussian=True)
+    whole = windows(VARIABLES, image)
     factors = [*(m / n for n, m in zip(image.shape, shape, strict=True)), 1]
     expected = np.asarray(ndimage.zoom(whole, factors, order=1, mode="nearest", grid_mode=True))
-    monkeypatch.setattr(room, "_NUMBERS", 14 * 9 * 8 * K)
+    monkeypatch.setattr(room, "_NUMBERS", 14 * 9 * 8 * CLASSES)
     read, shares = [], []
 
     def predict(part):
         read.append(len(part))
-        return windows(make_variables(), part)
+        return windows(VARIABLES, part)
 
     found = segment(
         predict,
         image,
         shape=shape,
-        classes=K,
+        classes=CLASSES,
         patch=8,
         stride=4,
         uncertainty=True,
@@ -78,7 +78,7 @@ def test_equal_to_all_at_once(shape, monkeypatch):
     certain = np.sort(expected, axis=-1)
     certain = certain[..., -1] - certain[..., -2] > 1e-4
     np.testing.assert_array_equal(found.label[certain], expected.argmax(axis=-1)[certain])
-    entropy = -special.xlogy(expected, expected).sum(axis=-1) / np.log(K)
+    entropy = -special.xlogy(expected, expected).sum(axis=-1) / np.log(CLASSES)
     np.testing.assert_allclose(found.uncertainty, entropy, atol=1e-4)
 
 
@@ -96,3 +96,8 @@ def test_memory_does_not_grow_with_the_scan(monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10e6
+
+
+def test_normalized_entropy():
+    p = np.array([[1, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]])
+    np.testing.assert_allclose(room.normalized_entropy(p), [0, 1, 0.5], atol=1e-9)

@@ -10,24 +10,7 @@ from scipy import ndimage, special
 
 from cifp_jax.inference import sliding_window
 from cifp_jax.inference.sliding_window import make_slicewise, make_sliding_window
-
-K = 3
-
-
-def network(variables, x):
-    """Logits that depend on the place in the window, so that averaging over windows matters."""
-    ramp = 1 + x.shape[1] * sum(
-        (i + 1) * np.arange(n).reshape((-1,) + (1,) * (x.ndim - 3 - i)) / n
-        for i, n in enumerate(x.shape[1:-1])
-    )
-    return x * variables["slope"] * ramp[..., None] + variables["bias"]
-
-
-def make_variables():
-    return {
-        "slope": np.array([0.7, -0.4, 0.1], np.float32),
-        "bias": np.array([0.0, 0.3, -0.2], np.float32),
-    }
+from tests.support.networks import CLASSES, VARIABLES, by_place
 
 
 def reference(volume, patch, stride):
@@ -35,7 +18,7 @@ def reference(volume, patch, stride):
     padding = [max(p - n, 0) for p, n in zip(patch, volume.shape, strict=True)]
     padding = [(p // 2, p - p // 2) for p in padding]
     padded = np.pad(volume, padding)
-    total, count = np.zeros((*padded.shape, K)), np.zeros(padded.shape)
+    total, count = np.zeros((*padded.shape, CLASSES)), np.zeros(padded.shape)
     steps = [
         math.ceil((n - p) / s) + 1 for n, p, s in zip(padded.shape, patch, stride, strict=True)
     ]
@@ -45,7 +28,7 @@ def reference(volume, patch, stride):
             start = min(i * s, n - p)
             place.append(slice(start, start + p))
         window = padded[tuple(place)][None, ..., None]
-        total[tuple(place)] += special.softmax(network(make_variables(), window)[0], axis=-1)
+        total[tuple(place)] += special.softmax(by_place(VARIABLES, window)[0], axis=-1)
         count[tuple(place)] += 1
     own = tuple(slice(a, a + n) for (a, _), n in zip(padding, volume.shape, strict=True))
     return total[own] / count[own][..., None], count[own]
@@ -64,10 +47,10 @@ def reference(volume, patch, stride):
 def test_equal_to_a_loop_over_windows(shape, patch, stride, batch):
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected, _ = reference(volume, patch, stride)
-    predict = make_sliding_window(network, patch, stride, batch, K)
-    probabilities = predict(make_variables(), volume)
+    predict = make_sliding_window(by_place, patch, stride, batch, CLASSES)
+    probabilities = predict(VARIABLES, volume)
     assert probabilities.dtype == np.float32
-    assert probabilities.shape == (*shape, K)
+    assert probabilities.shape == (*shape, CLASSES)
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
 
@@ -76,26 +59,26 @@ def test_gaussian_weights_by_hand():
     """Two windows of 8 on 12 voxels: their mean, weighted by the distance to their middles."""
     volume = np.random.default_rng(0).normal(size=12).astype(np.float32)
     sides = [
-        special.softmax(network(make_variables(), volume[None, a:b, None])[0], axis=-1)
+        special.softmax(by_place(VARIABLES, volume[None, a:b, None])[0], axis=-1)
         for a, b in ((0, 8), (4, 12))
     ]
     weight = np.exp(-((np.arange(8) - 3.5) ** 2) / 2)  # a standard deviation of one voxel
-    expected = np.concatenate([sides[0][:4], np.zeros((4, K)), sides[1][4:]])
+    expected = np.concatenate([sides[0][:4], np.zeros((4, CLASSES)), sides[1][4:]])
     for i in range(4):
         expected[4 + i] = np.average(
             [sides[0][4 + i], sides[1][i]], axis=0, weights=[weight[4 + i], weight[i]]
         )
-    predict = make_sliding_window(network, (8,), (4,), 3, K, gaussian=True)
-    np.testing.assert_allclose(predict(make_variables(), volume), expected, atol=1e-5)
+    predict = make_sliding_window(by_place, (8,), (4,), 3, CLASSES, gaussian=True)
+    np.testing.assert_allclose(predict(VARIABLES, volume), expected, atol=1e-5)
 
 
 def test_channels_reach_the_network():
     volume = np.random.default_rng(0).normal(size=(13, 9, 8, 2)).astype(np.float32)
 
     def second(variables, x):
-        return network(variables, x[..., 1:])
+        return by_place(variables, x[..., 1:])
 
-    both = make_sliding_window(second, (8, 8, 4), (3, 5, 4), 4, K)(make_variables(), volume)
+    both = make_sliding_window(second, (8, 8, 4), (3, 5, 4), 4, CLASSES)(VARIABLES, volume)
     expected, _ = reference(volume[..., 1], (8, 8, 4), (3, 5, 4))
     np.testing.assert_allclose(both, expected, atol=1e-5)
 
@@ -103,7 +86,7 @@ def test_channels_reach_the_network():
 def test_batch_size_changes_nothing():
     volume = np.random.default_rng(1).normal(size=(20, 14, 10)).astype(np.float32)
     one, many = (
-        make_sliding_window(network, (8, 8, 8), (3, 3, 2), batch, K)(make_variables(), volume)
+        make_sliding_window(by_place, (8, 8, 8), (3, 3, 2), batch, CLASSES)(VARIABLES, volume)
         for batch in (1, 64)
     )
     np.testing.assert_allclose(one, many, atol=1e-6)
@@ -127,13 +110,13 @@ def test_one_network_for_all_scans_and_one_bucket_for_similar_ones():
 
     def counted(variables, x):
         traced.append(x.shape)
-        return network(variables, x)
+        return by_place(variables, x)
 
     def listener(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
-    predict = make_sliding_window(counted, (8, 8, 8), (4, 4, 4), 4, K)
+    predict = make_sliding_window(counted, (8, 8, 8), (4, 4, 4), 4, CLASSES)
     rng = np.random.default_rng(0)
     volumes = [
         rng.normal(size=s).astype(np.float32)
@@ -143,7 +126,7 @@ def test_one_network_for_all_scans_and_one_bucket_for_similar_ones():
     try:
         counts = []
         for volume in volumes:
-            predict(make_variables(), volume)
+            predict(VARIABLES, volume)
             counts.append(len(compiled))
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
@@ -157,15 +140,15 @@ def test_slicewise_is_the_fields_rule():
     # The field resizes the image, takes the argmax, and resizes the label map, all with order 0.
     volume = np.random.default_rng(2).normal(size=(7, 23, 30)).astype(np.float32)
     patch = (16, 24)
-    probabilities = make_slicewise(network, patch, 3, K)(make_variables(), volume)
+    probabilities = make_slicewise(by_place, patch, 3, CLASSES)(VARIABLES, volume)
     expected = []
     for image in volume:
         factors = [p / n for p, n in zip(patch, image.shape, strict=True)]
         small = ndimage.zoom(image, factors, order=0, mode="nearest")
-        labels = network(make_variables(), small[None, ..., None])[0].argmax(axis=-1)
+        labels = by_place(VARIABLES, small[None, ..., None])[0].argmax(axis=-1)
         factors = [n / p for p, n in zip(patch, image.shape, strict=True)]
         expected.append(ndimage.zoom(labels, factors, order=0, mode="nearest"))
-    assert probabilities.shape == (*volume.shape, K)
+    assert probabilities.shape == (*volume.shape, CLASSES)
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(probabilities.argmax(axis=-1), expected)
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
@@ -176,25 +159,25 @@ def test_slicewise_compiles_once():
 
     def counted(variables, x):
         traced.append(x.shape)
-        return network(variables, x)
+        return by_place(variables, x)
 
-    predict = make_slicewise(counted, (16, 16), 4, K)
+    predict = make_slicewise(counted, (16, 16), 4, CLASSES)
     for shape in [(3, 20, 16), (9, 16, 31), (4, 16, 16)]:
-        predict(make_variables(), np.zeros(shape, np.float32))
+        predict(VARIABLES, np.zeros(shape, np.float32))
     assert traced == [(1, 16, 16, 1)]  # a batch of 4, one slice for each of the 4 devices
 
 
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="gaps"):
-        make_sliding_window(network, (8, 8, 8), (9, 4, 4), 2, K)
+        make_sliding_window(by_place, (8, 8, 8), (9, 4, 4), 2, CLASSES)
     with pytest.raises(ValueError, match="one number an axis"):
-        make_sliding_window(network, (8, 8, 8), (4, 4), 2, K)
+        make_sliding_window(by_place, (8, 8, 8), (4, 4), 2, CLASSES)
     with pytest.raises(ValueError, match="batch=0"):
-        make_sliding_window(network, (8, 8, 8), (4, 4, 4), 0, K)
+        make_sliding_window(by_place, (8, 8, 8), (4, 4, 4), 0, CLASSES)
     flat = np.zeros((8, 8), np.float32)
-    by_windows = make_sliding_window(network, (8, 8, 8), (4, 4, 4), 2, K)
+    by_windows = make_sliding_window(by_place, (8, 8, 8), (4, 4, 4), 2, CLASSES)
     with pytest.raises(ValueError, match="rank"):
-        by_windows(make_variables(), flat)
-    by_slices = make_slicewise(network, (8, 8), 2, K)
+        by_windows(VARIABLES, flat)
+    by_slices = make_slicewise(by_place, (8, 8), 2, CLASSES)
     with pytest.raises(ValueError, match="Z, H, W"):
-        by_slices(make_variables(), flat)
+        by_slices(VARIABLES, flat)

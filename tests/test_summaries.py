@@ -7,15 +7,12 @@ import pathlib
 
 import numpy as np
 import pytest
-from matplotlib import image as mpimg
-from matplotlib.figure import Figure
 from rich.console import Console
 
-from cifp_jax.data.sources import Case
 from cifp_jax.evaluation.calibration import reliability
 from cifp_jax.evaluation.evaluate import Evaluation, Row
 from cifp_jax.evaluation.metrics import Score
-from cifp_jax.reports import pictures, summaries
+from cifp_jax.reports import summaries
 
 EVALUATION = Evaluation(
     (
@@ -74,20 +71,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path):
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_picture_that_breaks_off_leaves_nothing(tmp_path: pathlib.Path, monkeypatch):
-    def break_off(self, path, **_):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Figure, "savefig", break_off)
-    records = case_of("a")
-    with pytest.raises(OSError, match="disk full"):
-        pictures.draw_overlays(
-            predict, [Case("a", tmp_path / "a.h5")], lambda case: records[case.name], tmp_path
-        )
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_new_figures_remove_the_pictures_of_the_old_ones(tmp_path: pathlib.Path):
     (tmp_path / "a.png").write_bytes(b"of another checkpoint")
     summaries.write_evaluation(EVALUATION, tmp_path, facts=FACTS)
@@ -109,76 +92,3 @@ def test_tables_show_the_figures():
     text = printed(summaries.print_comparison, {"supervised": summary, "cifp": summary})
     assert text.count("57.50 ± 12.50") == 2
     assert "2 test cases" in text
-
-
-def test_normalized_entropy():
-    p = np.array([[1, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]])
-    np.testing.assert_allclose(summary.normalized_entropy(p), [0, 1, 0.5], atol=1e-9)
-
-
-def test_slices_worth_a_look():
-    label, prediction = np.zeros((2, 6, 4, 4), int)
-    uncertainty = np.zeros((6, 4, 4))
-    label[4] = prediction[4] = 1  # largest foreground
-    uncertainty[4], uncertainty[1] = 1, 0.5  # slice 4 is taken already
-    prediction[2, 0] = 1  # most errors
-    assert pictures.choose_slices(label, prediction, uncertainty) == [1, 2, 4]
-    assert pictures.choose_slices(label[:2], prediction[:2], uncertainty[:2]) == [0, 1]
-
-
-def case_of(name, shape=(5, 24, 20)):
-    label = np.zeros(shape, np.uint8)
-    label[1:4, 5:12, 5:12] = 1
-    label[1:4, 14:18, 5:12] = 2
-    image = label + np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    return {name: {"image": image.astype(np.float32), "label": label}}
-
-
-def predict(image):
-    logits = np.stack([np.zeros_like(image), image - 0.5, 2 * image - 2.5], axis=-1)
-    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-
-
-def drawn(path):
-    """A picture that holds something: more than one colour."""
-    pixels = mpimg.imread(path)
-    assert len(np.unique(pixels[..., :3].reshape(-1, 3), axis=0)) > 50
-    return pixels.shape
-
-
-def test_overlays(tmp_path: pathlib.Path, monkeypatch):
-    choose, shapes = pictures.choose_slices, []
-
-    def recorded(label, *others):
-        shapes.append(label.shape)
-        return choose(label, *others)
-
-    monkeypatch.setattr(summary, "choose_slices", recorded)
-    # Slices first, as ACDC has them, and last, as LA has them.
-    records = case_of("acdc") | case_of("la", (24, 20, 5))
-    cases = [Case(name, pathlib.Path(f"{name}.h5")) for name in records]
-    read = lambda case: records[case.name]  # noqa: E731
-    pictures.draw_overlays(predict, cases, read, tmp_path / "overlays")
-    assert sorted(p.name for p in (tmp_path / "overlays").iterdir()) == ["acdc.png", "la.png"]
-    assert shapes == [(5, 24, 20), (5, 24, 20)]
-    height, width, _ = drawn(tmp_path / "overlays" / "acdc.png")
-    assert height > width  # three slices, one below the other
-    drawn(tmp_path / "overlays" / "la.png")
-
-
-def test_comparison(tmp_path: pathlib.Path):
-    records = case_of("acdc") | case_of("la", (24, 20, 5))
-    cases = [Case(name, pathlib.Path(f"{name}.h5")) for name in records]
-    read = lambda case: records[case.name]  # noqa: E731
-    methods = {"supervised": predict, "cifp": predict}
-    pictures.draw_comparison(methods, cases, read, tmp_path / "comparison.png")
-    height, width, _ = drawn(tmp_path / "comparison.png")
-    assert width > height  # five columns, two rows
-
-
-def test_a_class_that_is_nowhere_or_everywhere_can_be_drawn(tmp_path: pathlib.Path):
-    record = {"image": np.ones((2, 8, 8), np.float32), "label": np.ones((2, 8, 8), np.uint8)}
-    sure = np.eye(2, dtype=np.float32)[np.zeros((2, 8, 8), int)]
-    case = Case("flat$_$", pathlib.Path("flat.h5"))  # no mathematics
-    pictures.draw_overlays(lambda _: sure, [case], lambda _: record, tmp_path)
-    assert (tmp_path / "flat$_$.png").is_file()

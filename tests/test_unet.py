@@ -6,22 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.compare_models import (
+
+from cifp_jax.models.unet import UNet
+from tests.golden.compare_models import (
     CLASSES,
-    COMPILER_OPTIONS,
     FILTERS,
     check_against_torch,
     draw_variables,
 )
-
-from cifp_jax.models.unet import UNet
+from tests.support.networks import feature_shapes, parameter_count
+from tests.support.steps import quick
 
 
 def test_it_has_1813764_parameters():
-    x = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
-    init = lambda x: UNet().init(jax.random.key(0), x, train=False)  # noqa: E731
-    params = jax.eval_shape(init, x)["params"]
-    assert sum(p.size for p in jax.tree.leaves(params)) == 1_813_764
+    assert parameter_count(UNet(), rank=2) == 1_813_764
 
 
 @pytest.mark.slow
@@ -31,12 +29,7 @@ def test_it_equals_pytorch(rank, modes):
 
 
 def test_features_are_halved_from_map_to_map():
-    x = jax.ShapeDtypeStruct((2, 32, 48, 1), jnp.float32)
-    init = lambda x: UNet().init_with_output(  # noqa: E731
-        jax.random.key(0), x, train=True, method="encode"
-    )
-    features, _ = jax.eval_shape(init, x)
-    assert [f.shape for f in features] == [
+    assert feature_shapes(UNet(), (2, 32, 48, 1)) == [
         (2, 32, 48, 16),
         (2, 16, 24, 32),
         (2, 8, 12, 64),
@@ -54,7 +47,7 @@ def test_the_encoder_drops_values_and_the_decoder_none():
     x = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
     model = UNet(filters=(2, 2, 3, 3, 4))
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @quick
     def run(variables, x, keys):
         apply = functools.partial(model.apply, variables, train=False)
         plain = apply(x, method="encode")
@@ -72,7 +65,7 @@ def test_the_encoder_drops_values_and_the_decoder_none():
 def test_the_dropout_rates_belong_to_the_five_blocks_in_order():
     x = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @quick
     def first_that_differs(variables, x, keys):
         first = []
         for stage in range(5):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cifp_jax.methods import views
+from tests.support.steps import quick
 
 
 def many(function, count: int, *args):
@@ -78,9 +79,7 @@ def test_noise_is_clipped_and_scaled_by_the_image():
 
 
 def test_views_depend_on_their_key_and_keep_the_shape():
-    view = jax.jit(
-        jax.vmap(views.photometric), compiler_options={"xla_backend_optimization_level": 0}
-    )
+    view = quick(jax.vmap(views.photometric))
     for shape in ((16, 12, 1), (8, 8, 6, 1)):
         image = jnp.asarray(np.random.default_rng(0).normal(size=(4, *shape)), jnp.float32)
         keys = jax.random.split(jax.random.key(0), 4)

@@ -6,24 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.compare_models import (
+
+from cifp_jax.models.vnet import VNet
+from tests.golden.compare_models import (
     CLASSES,
-    COMPILER_OPTIONS,
     FILTERS,
     check_against_torch,
     draw_variables,
 )
-
-from cifp_jax.models.vnet import VNet
+from tests.support.networks import feature_shapes, parameter_count
+from tests.support.steps import quick
 
 SMALL = VNet(classes=2, filters=(2, 2, 3, 3, 4))
 
 
 def test_it_has_9448866_parameters():
-    x = jax.ShapeDtypeStruct((1, 16, 16, 16, 1), jnp.float32)
-    init = lambda x: VNet().init(jax.random.key(0), x, train=False)  # noqa: E731
-    params = jax.eval_shape(init, x)["params"]
-    assert sum(p.size for p in jax.tree.leaves(params)) == 9_448_866
+    assert parameter_count(VNet(), rank=3) == 9_448_866
 
 
 @pytest.mark.slow
@@ -33,12 +31,7 @@ def test_it_equals_pytorch(rank, modes):
 
 
 def test_features_are_halved_from_map_to_map():
-    x = jax.ShapeDtypeStruct((2, 32, 48, 16, 1), jnp.float32)
-    init = lambda x: VNet().init_with_output(  # noqa: E731
-        jax.random.key(0), x, train=True, method="encode"
-    )
-    features, _ = jax.eval_shape(init, x)
-    assert [f.shape for f in features] == [
+    assert feature_shapes(VNet(), (2, 32, 48, 16, 1)) == [
         (2, 32, 48, 16, 16),
         (2, 16, 24, 8, 32),
         (2, 8, 12, 4, 64),
@@ -58,7 +51,7 @@ def test_channels_are_dropped_whole_at_the_bottleneck_and_before_the_output():
     keys = jax.random.split(jax.random.key(2), 2)
     model = VNet(filters=(2, 2, 3, 3, 64), dropout=0.5)
 
-    @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    @quick
     def run(variables, x, keys):
         apply = functools.partial(model.apply, variables, train=False)
         plain = apply(x, method="encode")

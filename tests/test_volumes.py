@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import locale
-from typing import Any
 
 import h5py
 import nibabel
@@ -14,25 +12,7 @@ import SimpleITK as sitk
 
 from cifp_jax.scans import volumes
 from cifp_jax.scans.volumes import Volume
-
-# A quarter turn about z, tilted by 0.3 radians about x; voxels of 0.5 x 2 x 7 mm.
-TILT = np.array([[1, 0, 0], [0, np.cos(0.3), -np.sin(0.3)], [0, np.sin(0.3), np.cos(0.3)]])
-OBLIQUE = np.eye(4)
-OBLIQUE[:3, :3] = TILT @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]) @ np.diag([0.5, 2, 7])
-OBLIQUE[:3, 3] = (10, -20, 30)
-ARRAY = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
-
-
-def loaded(path) -> Any:
-    """What nibabel makes of a file, by itself."""
-    return nibabel.load(path)
-
-
-def nifti(path, array: Any = ARRAY, affine=OBLIQUE, unit="mm"):
-    image = nibabel.Nifti1Image(array, affine)
-    image.header.set_xyzt_units(unit)
-    nibabel.save(image, path)
-    return path
+from tests.support.scans import ARRAY, OBLIQUE, dicom, loaded, nifti
 
 
 def test_nifti(tmp_path):
@@ -121,28 +101,6 @@ def test_nrrd_of_several_channels_has_them_last(tmp_path):
     np.testing.assert_array_equal(volume.array, array)
     assert volume.spacing == (2, 2, 2)
     assert volume.orientation == "LPS"
-
-
-def dicom(folder, slices=3, series="1.2.3"):
-    folder.mkdir(exist_ok=True, parents=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    before = locale.setlocale(locale.LC_ALL)
-    for z in range(slices):
-        image = sitk.GetImageFromArray(ARRAY[:, :, z].T.copy())
-        image.SetSpacing((0.5, 2.0))
-        tags = {"0020|000e": series, "0020|000d": "1.2", "0008|0060": "MR"}
-        tags["0020|0032"] = f"10\\20\\{30 + 7 * z}"
-        tags["0020|0037"] = "1\\0\\0\\0\\1\\0"
-        tags["0008|0018"] = f"{series}.{z + 1}"
-        tags["0020|0013"] = str(z + 1)
-        tags["0018|0050"] = "7"
-        for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        # Named against their order, which is that of their places.
-        writer.SetFileName(str(folder / f"{series}_{9 - z}.dcm"))
-        writer.Execute(image)
-    locale.setlocale(locale.LC_ALL, before)  # ITK leaves that of C behind when it writes
 
 
 def test_dicom_series(tmp_path):

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_build import small
 
 from cifp_jax import export as export_command
 from cifp_jax.config import default_config
@@ -19,6 +18,7 @@ from cifp_jax.inference import prediction
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
 from cifp_jax.training import build, loop, run_folder
 from configs import acdc, la
+from tests.support.runs import small
 
 FACTS = {
     "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},

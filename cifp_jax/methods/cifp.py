@@ -55,9 +55,11 @@ def draw_keys(key: Key[Array, ""], batch: Batch) -> Keys:
     """Parts the key of a step."""
     index_l, index_u = batch["labeled"]["index"], batch["unlabeled"]["index"]
     parts = jax.random.split(key, 7)
-    labeled = (parallel.example_keys(part, index_l) for part in parts[:2])
-    unlabeled = (parallel.example_keys(part, index_u) for part in parts[2:5])
-    return Keys(*labeled, *unlabeled, *parts[5:])
+    return Keys(
+        *(parallel.example_keys(part, index_l) for part in parts[:2]),
+        *(parallel.example_keys(part, index_u) for part in parts[2:5]),
+        *parts[5:],
+    )
 
 
 def loss(

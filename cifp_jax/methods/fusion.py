@@ -22,9 +22,9 @@ class Settings(Checked):
         "What the uncertainty U_m of a member is: entropy, `H(p_m) / log K`; kl, "
         "`KL(p_m || mean p)` in nats; entropy_kl, their sum; deviation, "
         "`H(p_m) / log K + KL(p_w || p_m)`, by which a confident member that a perturbation has "
-        "led away from the weak prediction counts less. Or weights without an uncertainty: mean; "
-        "random, drawn per example from a flat Dirichlet distribution; weak_only, the weak "
-        "prediction alone.",
+        "led away from the weak prediction counts less. The others weigh without an uncertainty: "
+        "mean gives all members the same weight, random draws the weights of each example from a "
+        "flat Dirichlet distribution, and weak_only takes the weak prediction alone.",
         options=("entropy", "kl", "entropy_kl", "deviation", "mean", "random", "weak_only"),
     )
     temperature: float = setting(

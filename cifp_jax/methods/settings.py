@@ -33,10 +33,10 @@ class Declared:
 
     meaning: str
     options: tuple[Any, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    above: int | float | None = None
+    below: int | float | None = None
     unit: str = ""
 
     @property
@@ -49,7 +49,7 @@ class Declared:
         parts = [f"{word} {end}" for word, end in {**starts, **ends}.items() if end is not None]
         return " and ".join(parts)
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: int | float) -> bool:
         """Whether a number lies in the range; NaN does not lie in any."""
         return (
             (self.low is None or value >= self.low)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from tests.support.steps import quick
+
 FILTERS = (2, 3, 4, 5, 6)
 CLASSES = 3
-# Small networks compile longer than they run.
-COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 LEAVES = {"weight": "kernel", "running_mean": "mean", "running_var": "var"}
 
 
@@ -95,7 +95,7 @@ def check_against_torch(model: nn.Module, case: str, modes: Sequence[str]) -> No
         grid = (slice(None), *(slice(None, None, 3),) * (x.ndim - 2))
         for mode in modes:
             differentiate = jax.grad(objective, has_aux=True)
-            compiled = jax.jit(differentiate, static_argnums=1, compiler_options=COMPILER_OPTIONS)
+            compiled = quick(differentiate, static_argnums=1)
             gradient, (logits, moved) = compiled(params, mode == "train")
             np.testing.assert_allclose(logits[grid], golden[f"{mode}/logits"], 1e-5, 1e-5)
             expected = from_torch(golden["names"], golden[f"{mode}/gradient"], weights)
