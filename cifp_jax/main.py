@@ -81,15 +81,10 @@ def check_overrides(argv: Sequence[str], config: Config | None = None) -> None:
             compared = ", ".join(config.compare)
             raise ValueError(f"this configuration compares {compared}; choose by --config.compare.")
         if group == "methods" and last.split(".")[0] not in build.trained_methods(config):
-            key, value = (
-                ("compare", tuple(config.compare))
-                if config.compare
-                else (
-                    "method.name",
-                    config.method.name,
-                )
-            )
-            raise ValueError(f"config.{key} is {value}, so config.{name} would change nothing.")
+            chosen = f"method.name is {config.method.name}"
+            if config.compare:
+                chosen = f"compare is {tuple(config.compare)}"
+            raise ValueError(f"config.{chosen}, so config.{name} would change nothing.")
 
 
 def _said_of_file(error: BaseException | None) -> str:

@@ -48,6 +48,7 @@ def test_a_mapping_becomes_settings_and_the_rest_are_defaults():
         ({"rate": True}, "is True, which is no float"),
         ({"steps": 0}, r"config\.x\.steps is 0, but must be at least 1"),
         ({"steps": 1.5}, "is 1.5, which is no int"),
+        ({"steps": True}, "is True, which is no int"),
         ({"sides": 3}, "is 3, which is no tuple"),
         ({"sides": ["a"]}, "which is no tuple"),
         ({"on": 1}, "is 1, which is no bool"),

@@ -104,7 +104,9 @@ def checked(declared: Declared, default: Any, value: Any, name: str) -> Any:
 
 
 def _fits(value: Any, kind: type) -> bool:
-    if kind in (int, float) and not isinstance(value, bool):
+    if isinstance(value, bool):  # which Python takes for a number
+        return kind is bool
+    if kind in (int, float):
         return isinstance(value, numbers.Integral if kind is int else numbers.Real)
     return isinstance(value, kind)
 
