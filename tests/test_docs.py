@@ -9,8 +9,10 @@ import runpy
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.traverse_util import flatten_dict
 
 from cifp_jax.config import default_config
+from cifp_jax.methods.context import Context
 from cifp_jax.models.network import Network
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -109,12 +111,18 @@ def test_the_reference_reads_settings_and_options():
     assert "| `--float16` |  | half the size, for release |" in page
     assert "| `--mode` | train | Train and evaluate, or evaluate a finished run. |" in page
     page = REFERENCE["config_page"]()
-    assert "| `tau` | `0.1` | temperature of the attention, above 0. |" in page
+    assert (
+        "| `config.methods.cifp.perturbation.tau` | `0.1` | above 0 | The temperature of the"
+        in page
+    )
     # Every key of the configuration has a line, and each line says something.
     keys = [key for key, part in default_config().items() if not hasattr(part, "items")]
     for name, part in default_config().items():
-        if name not in ("method", "presets") and hasattr(part, "items"):
+        if name != "methods" and hasattr(part, "items"):
             keys += [f"{name}.{key}" for key in part]
+    for key in flatten_dict(default_config().methods.to_dict(), sep="."):
+        row = rf"^\| `config\.methods\.{key}` \| `.*` \| .* \| [A-Z].*\.\)? \|$"
+        assert re.search(row, page, re.MULTILINE), key
     for key in keys:
         assert re.search(rf"^\| `config\.{key}` \| `.*` \| \S.* \|$", page, re.MULTILINE), key
 
@@ -134,7 +142,7 @@ def test_the_snippet_of_the_readme_runs():
 def test_the_method_of_the_how_to_by_hand():
     """Logits of 0 in two classes, labels of the first: CE log 2, Dice (0.2 + 1) / 2, entropy 1."""
     page = (ROOT / "docs/howto/new_method.md").read_text(encoding="utf-8")
-    space: dict = {}
+    space: dict = {"__name__": "entropy"}
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], space)
 
     def encode(x, keys, stats):
@@ -152,7 +160,8 @@ def test_the_method_of_the_how_to_by_hand():
         "labeled": {"image": image, "label": jnp.zeros((2, 4, 4), int), "index": index},
         "unlabeled": {"image": image, "index": index},
     }
-    options = {"rng": jax.random.key(0), "step": jnp.zeros((), int), "axis_name": None, "shards": 1}
-    value, (_, metrics) = space["loss"](network, network, batch, **options, lambda_max=0.5)
+    context = Context(jax.random.key(0), jnp.zeros((), int))
+    settings = space["Settings"](lambda_max=0.5)
+    value, (_, metrics) = space["loss"](network, network, batch, context, settings)
     assert float(metrics["entropy"][0]) == pytest.approx(1)
     assert float(value) == pytest.approx((math.log(2) + 0.6) / 2 + 0.5, abs=1e-4)

@@ -111,7 +111,8 @@ def score_weights(
         page=workdir / "evaluation" / "weights",
         title=file.name,
         # The file does not tell how its method was set.
-        settings=json.loads(build.describe(config)) | {"method": {"name": facts["method"]}},
+        settings=json.loads(build.describe(config))
+        | {"method": {"name": facts["method"]}, "methods": {}},
     )
 
 
