@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def run(mode: str, step, state, batch):
 )
 def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
     stages = (1, 2) if network == "two_stages" else (3, 4, 5)
-    settings = SMALL | {"perturbation.stages": stages}
+    settings: dict[str, Any] = SMALL | {"perturbation.stages": stages}
     step, new_state, batch = make_all(network, "cifp", **settings)
     expected, expected_metrics = run("none", step, new_state(), batch)
     for mode in ("jit", "pmap"):

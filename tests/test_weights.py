@@ -18,6 +18,7 @@ from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
+from cifp_jax.scans import preparation
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training import build, loop, run_folder, scoring
 from configs import acdc, la
@@ -26,7 +27,7 @@ from tests.support.runs import small
 FACTS = {
     "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
     "data": {"name": "acdc", "patch_size": [32, 32], "downsample": 1},
-    "preparation": json.loads(json.dumps(dataclasses.asdict(LAYOUTS["acdc"].preparation))),
+    "preparation": json.loads(json.dumps(dataclasses.asdict(preparation.ACDC))),
     "method": "cifp",
     "step": 3,
     "training_list": {"labeled": ["patient001"], "unlabeled": []},

@@ -35,12 +35,11 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
     """
     model = make_network(**config.model.to_dict())
 
-    def apply(weights: dict[str, Any], x: jax.Array) -> jax.Array:
-        logits: Any = model.apply(weights, x, train=False)
-        return logits
+    def logits(variables: dict[str, Any], x: jax.Array) -> jax.Array:
+        found: Any = model.apply(variables, x, train=False)
+        return found
 
-    if flips:
-        apply = _mean_of_flips(apply)
+    apply: Apply = _mean_of_flips(logits) if flips else logits
     layout = find_layout(config.data.name)
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
     if layout.predicts_whole_slices:

@@ -141,10 +141,12 @@ def strong_loss(
         shown = (image, (clean.label, jnp.ones(clean.label.shape[:-1])))
         pasted = parallel.take_partners(shown, index.shape[0], context.shards)
     goal = (pseudo.fused.target, pseudo.fused.reliability)
-    image, goal = functools.reduce(join, views.mix(goal, *drawn, pasted))
+    image, (target, reliability) = functools.reduce(join, views.mix(goal, *drawn, pasted))
     dropout = [parallel.example_keys(k, index) for k in jax.random.split(keys.strong, count)]
     logits, _ = student.forward(image, functools.reduce(join, dropout), student.batch_stats)
-    return fusion_loss(logits, *goal, context.axis_name, present_only=settings.present_only)
+    return fusion_loss(
+        logits, target, reliability, context.axis_name, present_only=settings.present_only
+    )
 
 
 def feature_loss(
