@@ -19,7 +19,7 @@ STEP = jnp.int32(52)  # of a ramp of 100; at this step AD-MT's second teacher is
 BASE = {
     "ad_mt": {"threshold": 0.4, "ramp_steps": 100},
     "bcp": {"pretrain_steps": 10},
-    "cifp": {"perturbation.stages": (2,), "perturbation.tokens": 8, "ramp_steps": 100},
+    "cifp": {"perturbation.stages": (2,), "perturbation.tokens": 32, "ramp_steps": 100},
     "cps": {"ramp_steps": 100},
     "crossmatch": {"threshold": 0.4},
     "fixmatch": {"threshold": 0.4},
