@@ -86,7 +86,7 @@ def listed_patients(data: pathlib.Path) -> list[str]:
     return list(dict.fromkeys(splits.patient(line) for line in lines))
 
 
-def unlabelled_scans(root: pathlib.Path, labeled: int) -> dict[str, list[sources.Case]]:
+def unlabeled_scans(root: pathlib.Path, labeled: int) -> dict[str, list[sources.Case]]:
     """The slices of each unlabelled training scan, in order."""
     scans: dict[str, list[sources.Case]] = {}
     for case in splits.load_split("acdc", root, labeled=labeled).unlabeled:
@@ -218,7 +218,7 @@ def check(
     train([first])
     if not (results / "ranking/scans.json").exists():
         scans = rank_scans(
-            folder / first.name, unlabelled_scans(first.settings["data.root"], FIRST)
+            folder / first.name, unlabeled_scans(first.settings["data.root"], FIRST)
         )
         rest = listed_patients(data)[FIRST:]
         known = {"choices": choices(scans, rest), "spearman": correlations(scans), "scans": scans}

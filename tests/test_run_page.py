@@ -246,5 +246,5 @@ def test_under_its_policy_a_browser_shows_the_pictures_and_asks_nobody(
     browse(file, "--window-size=900,3000", f"--screenshot={shot}")
     assert asked == []
     pixels = np.rint(255 * mpimg.imread(shot)[..., :3])
-    for colour, of in (((255, 0, 255), "overlays"), ((31, 119, 180), "the diagram's bars")):
-        assert (pixels == colour).all(axis=-1).sum() > 2000, of
+    for color, of in (((255, 0, 255), "overlays"), ((31, 119, 180), "the diagram's bars")):
+        assert (pixels == color).all(axis=-1).sum() > 2000, of
