@@ -27,7 +27,7 @@ from scipy import stats
 from cifp_jax.data import sources, splits
 from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.evaluation import metrics, ranking
-from cifp_jax.files import write_json, write_text
+from cifp_jax.files import write_json, write_list, write_text
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.inference.segmentation import segment
 from cifp_jax.training import run_folder
@@ -62,7 +62,7 @@ def write_root(data: pathlib.Path, root: pathlib.Path, first: Sequence[str]) -> 
     lines = (data / layout.train_list).read_text().split()
     place = {patient: i for i, patient in enumerate(first)}
     lines.sort(key=lambda line: place.get(splits.patient(line), len(place)))
-    write_text(root / layout.train_list, "".join(f"{line}\n" for line in lines))
+    write_list(root / layout.train_list, lines)
     return root
 
 
@@ -217,9 +217,7 @@ def check(
     first = cell(data, folder, "first", start, 0, steps)
     train([first])
     if not (results / "ranking/scans.json").exists():
-        scans = rank_scans(
-            folder / first.name, unlabeled_scans(first.settings["data.root"], FIRST)
-        )
+        scans = rank_scans(folder / first.name, unlabeled_scans(first.settings["data.root"], FIRST))
         rest = listed_patients(data)[FIRST:]
         known = {"choices": choices(scans, rest), "spearman": correlations(scans), "scans": scans}
         write_json(results / "ranking/scans.json", known)

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
-from cifp_jax.files import write_text
+from cifp_jax.files import write_list
 
 
 class MetricWriter:
@@ -20,7 +20,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
+            write_list(path, kept)
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
