@@ -94,12 +94,10 @@ def small() -> str:
             base = reference(list(groups.values()))
             line += [spread(groups[label].values("dice"), digits=1), paired(groups[label], base)]
         rows.append(line)
-    head = ["", *(f(n) for n in tables for f in (_with, lambda n: "minus supervised (seeds)"))]
+    head = [""]
+    for n in tables:
+        head += [f"{n} patients: Dice %", "minus supervised (seeds)"]
     return markdown(head, rows)
-
-
-def _with(labeled: int) -> str:
-    return f"{labeled} patients: Dice %"
 
 
 def published() -> str:

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
-from cifp_jax.reports.summaries import write_json
+from cifp_jax.files import write_json
 from experiments import planned_runs
 from experiments.collect import collect, read_results
 from experiments.report import RESULTS

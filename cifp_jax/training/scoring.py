@@ -198,9 +198,3 @@ def load_predict(config: Config, workdir: pathlib.Path, step: int) -> Predict:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.make_state(config), step)
     return prediction.make_predictor(config)(network_variables(state, config.evaluation.weights))
-
-
-def reported(summaries: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary that a run is known by: of its test list where it has one, else validation."""
-    chosen = [s for s in summaries.values() if s["facts"]["reported"]]
-    return next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])
