@@ -37,4 +37,10 @@ def run(config: Config, split: splits.Split, workdir: pathlib.Path, *, mode: str
     write_json(workdir / "comparison.json", summaries)
     cases = (split.validation or split.test)[: config.evaluation.overlays]
     if cases:
-        draw_comparison(predicts, cases, prediction.read_volume(config), workdir / "comparison.png")
+        draw_comparison(
+            predicts,
+            cases,
+            prediction.read_volume(config),
+            workdir / "comparison.png",
+            largest_component=config.evaluation.largest_component,
+        )

@@ -183,7 +183,13 @@ def _score(
             if network.facts["reported"]:
                 worst = evaluation.worst_first()[: config.evaluation.overlays]
                 drawn = [cases[i] for i in worst]
-                draw_overlays(network.predict, drawn, prediction.read_volume(config), folder / key)
+                draw_overlays(
+                    network.predict,
+                    drawn,
+                    prediction.read_volume(config),
+                    folder / key,
+                    largest_component=config.evaluation.largest_component,
+                )
     if summaries:
         print_table(CONSOLE, summaries, f"{title}, {config.data.name}")
     write_report(
