@@ -39,7 +39,7 @@ _GIB = 2**30
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The options of the command line; ends the process where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m cifp_jax.prepare",
         description=__doc__,

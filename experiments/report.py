@@ -273,7 +273,7 @@ def draw(results: Results, folder: pathlib.Path) -> None:
 
 
 def folders() -> list[pathlib.Path]:
-    """Those that hold results."""
+    """The folders that hold results."""
     return sorted({path.parent for path in RESULTS.glob("*/*.json")})
 
 

@@ -11,7 +11,7 @@ Features = tuple[Float[Array, "b *_"], ...]
 
 
 class ConvBlock(nn.Module):
-    """Twice convolution, batch norm, LeakyReLU 0.01, with dropout between the two."""
+    """Two times convolution, batch norm and LeakyReLU (0.01), with dropout between the two."""
 
     features: int
     dropout: float

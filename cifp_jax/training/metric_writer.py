@@ -37,7 +37,7 @@ class MetricWriter:
         self._events.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """One row of the JSONL file, one event per scalar."""
+        """Writes one row to the JSONL file, and one event for each scalar."""
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
