@@ -95,11 +95,11 @@ def read(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
     return results
 
 
-def differences(one: Group, other: Group, figure: str = "dice") -> list[float]:
-    """`one` minus `other` of one figure, for each seed that both have, in their order."""
+def differences(one: Group, other: Group) -> list[float]:
+    """The Dice of `one` minus that of `other`, %, for each seed that both have, in their order."""
 
     def value(group: Group, seed: int) -> float:
-        return group.runs[seed]["reported"]["overall"][figure]["mean"]
+        return group.runs[seed]["reported"]["overall"]["dice"]["mean"]
 
     return [value(one, seed) - value(other, seed) for seed in one.runs if seed in other.runs]
 

@@ -169,8 +169,8 @@ def first_tries() -> str:
         pair = [checkpoints[f"{rule}/validation"]["dice"]["mean"] for rule in ("best", "last")]
         return ", ".join(f"{dice:.1f}" for dice in pair)
 
-    def line(boxes: str, ramp: str, folder: str, other: str = "") -> list[str]:
-        teachers = [cell(other or folder, n, "mean_teacher") for n in (7, 3)]
+    def line(boxes: str, ramp: str, folder: str) -> list[str]:
+        teachers = [cell(folder, n, "mean_teacher") for n in (7, 3)]
         return [boxes, ramp, cell(folder, 7), cell(folder, 3), *teachers]
 
     kept = load(RESULTS / "recorded.json")["tables"]["first_tries"]["rows"][0]

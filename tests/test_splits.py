@@ -1,3 +1,5 @@
+"""Lists of a data set read into labelled, unlabelled, validation and test cases."""
+
 import h5py
 import numpy as np
 import pytest
