@@ -54,11 +54,11 @@ SETTINGS: dict[str, Any] = {
 def write_root(data: pathlib.Path, root: pathlib.Path, first: Sequence[str]) -> pathlib.Path:
     """A folder like `data`, by links, whose training list starts with the patients `first`."""
     root.mkdir(parents=True, exist_ok=True)
-    for name in ("data", "val.list"):
+    layout = LAYOUTS["acdc"]
+    for name in ("data", layout.validation_list):
         link = root / name
         link.unlink(missing_ok=True)
         link.symlink_to((data / name).resolve())
-    layout = LAYOUTS["acdc"]
     lines = (data / layout.train_list).read_text().split()
     place = {patient: i for i, patient in enumerate(first)}
     lines.sort(key=lambda line: place.get(splits.patient(line), len(place)))
@@ -232,9 +232,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=pathlib.Path, default="data/ACDC")
-    parser.add_argument("--runs", type=pathlib.Path, default="runs/label_choice")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--data", type=pathlib.Path, default="data/ACDC", help="folder of ACDC")
+    parser.add_argument(
+        "--runs", type=pathlib.Path, default="runs/label_choice", help="folder of the runs"
+    )
+    parser.add_argument("--steps", type=int, default=800, help="of each run")
     parser.add_argument("--seeds", default="0,1", help="of the runs with 7 labelled patients")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from cifp_jax.models.convolution import convolve
 
 Keys = Key[Array, " b"]
+Features = tuple[Float[Array, "b *_"], ...]
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cifp_jax.models import layers
-from cifp_jax.models.layers import Keys
-
-Features = tuple[Float[Array, "b *_"], ...]
+from cifp_jax.models.layers import Features, Keys
 
 
 class ConvBlock(nn.Module):
