@@ -171,7 +171,10 @@ def _time(seconds: Sequence[float | None]) -> str:
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in (head, *rows)]
+    lines = [
+        "|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|"
+        for line in (head, *rows)
+    ]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
