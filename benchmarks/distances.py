@@ -53,7 +53,10 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/distances.json")
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/distances.json"),
+        help="the JSON that is written",
     )
     args = parser.parse_args()
     rows = []

@@ -22,7 +22,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--batch", type=int, default=2, help="windows or slices in one pass")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/inference.json")
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/inference.json"),
+        help="the JSON that is written",
     )
     args = parser.parse_args()
     stride = (36, 36, 20) if args.quick else (18, 18, 4)

@@ -167,10 +167,13 @@ def main() -> None:
     parser.add_argument("--root", default="", help="folder of real files; default: phantoms")
     parser.add_argument("--labeled", type=int, default=7, help="labelled patients or scans")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; 1 or more")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument("--steps", type=int, default=0, help="steps of the waiting share; 0: none")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/loader.json")
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/loader.json"),
+        help="the JSON that is written",
     )
     args = parser.parse_args()
     if args.workers < 1:

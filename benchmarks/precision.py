@@ -35,11 +35,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/demo.py")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/precision"))
+    parser.add_argument("--config", default="configs/demo.py", help="configuration of the runs")
+    parser.add_argument("--steps", type=int, default=300, help="of each run")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/precision.json")
+        "--runs", type=pathlib.Path, default=pathlib.Path("runs/precision"), help="their folder"
+    )
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/precision.json"),
+        help="the JSON that is written",
     )
     args = parser.parse_args()
     rows = []

@@ -34,6 +34,7 @@ class Result(NamedTuple):
 
     @property
     def median(self) -> float:
+        """The median over the turns, in seconds."""
         return statistics.median(self.seconds)
 
 

@@ -38,7 +38,10 @@ def main() -> None:
         help="config.precision here, autocast in PyTorch",
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/step.json")
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/step.json"),
+        help="the JSON that is written",
     )
     args = parser.parse_args()
     limits = jax_works.limits()

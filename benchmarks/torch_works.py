@@ -65,14 +65,8 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     objective = {"supervised": supervised, "cifp": cifp}[method]
     cast: Any = contextlib.nullcontext
     if device == "cuda":
-        student.encode, student.decode = (
-            torch.compile(student.encode),
-            torch.compile(student.decode),
-        )
-        teacher.encode, teacher.decode = (
-            torch.compile(teacher.encode),
-            torch.compile(teacher.decode),
-        )
+        for model in (student, teacher):
+            model.encode, model.decode = map(torch.compile, (model.encode, model.decode))
     if precision == "bfloat16":
         cast = lambda: torch.autocast(device, torch.bfloat16)  # noqa: E731
     tensors = [list(m.state_dict().values()) for m in (student, teacher)]

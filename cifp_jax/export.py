@@ -1,7 +1,7 @@
 """Writes a run's network as one file: `python -m cifp_jax.export --checkpoint=RUN --out=FILE`.
 
 The file is read by `--mode=evaluate --weights=FILE`. It holds the network that the run reports (the
-checkpoint and the weights of its `config.evaluation`), without pickle, and in its header what is
+checkpoint and the weights of its `config.evaluation`), without pickle, and its header has what is
 needed to use it.
 """
 

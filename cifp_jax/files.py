@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -40,6 +40,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_list(path: pathlib.Path, lines: Iterable[str]) -> None:
+    """Writes a text file of these lines: a list of cases has one name on each."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_record(

@@ -16,7 +16,7 @@ _CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs outlive the process, so that a second start does not compile again.
+    """Keeps compiled programs beyond the process, so that a second start does not compile again.
 
     They lie in `cifp_jax` of the user's cache folder, unless JAX's own variables say otherwise:
     `JAX_COMPILATION_CACHE_DIR` names another, `JAX_ENABLE_COMPILATION_CACHE=false` wants none.
@@ -27,10 +27,12 @@ def use_compilation_cache() -> None:
 
 
 def use_cores(sizes: Sequence[int], unit: int) -> None:
-    """On a CPU, one device for each core, as far as they divide the batch; before any array.
+    """Makes each core of a CPU a device, as far as the devices divide the batch.
+
+    It has to be called before any array is made.
 
     XLA computes most operations on one core, so that devices that share a batch are the faster way
-    to several cores: by a third to a half on two. A number that JAX was told is left alone.
+    to several cores: by a third to a half on two. Where JAX was told a number, that is left alone.
 
     Args:
       sizes: examples of each stream in a batch.
@@ -51,7 +53,7 @@ def _cores() -> int:
 
 
 def keep_memory() -> None:
-    """On Linux, memory that is freed stays with the process, for the next array to take.
+    """On Linux, keeps memory that is freed with the process, for the next array to take.
 
     XLA's CPU client asks for all temporary memory of a program anew at every call, and glibc hands
     blocks of that size back to the kernel, which zeroes them page by page when they are used again:

@@ -1,9 +1,9 @@
-"""PyTorch weights in: `python -m cifp_jax.import_torch FILE.pth OUT.safetensors`.
+"""Imports PyTorch weights: `python -m cifp_jax.import_torch FILE.pth OUT.safetensors`.
 
-Reads checkpoints of the field's 2D U-Net and 3D V-Net by the names that their layers have in
+It reads checkpoints of the field's 2D U-Net and 3D V-Net by the names that their layers have in
 SSL4MIS, UA-MT and BCP (UniMatch's U-Net has those of SSL4MIS), and writes a file of weights that
-`--mode=evaluate --weights=OUT` reads. Only tensors are loaded from FILE, no code. Needs PyTorch:
-`pip install 'cifp-jax[torch]'`.
+`--mode=evaluate --weights=OUT` reads. Only tensors are loaded from FILE, and no code. PyTorch has
+to be installed: `pip install 'cifp-jax[torch]'`.
 
 A V-Net with residual blocks has the same names and shapes as one without, and another output; BCP
 and UA-MT train the one without, which is the one that is meant here.
@@ -154,7 +154,7 @@ def read(path: pathlib.Path) -> Tensors:
     """
     torch: Any = importlib.import_module("torch")  # an extra, and only needed here
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: this file is missing.")
+        raise FileNotFoundError(f"{path}: this file is missing. Name another.")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:

@@ -39,7 +39,7 @@ CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The options of the command line; ends the process where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m cifp_jax.predict",
         description=__doc__,
@@ -90,7 +90,7 @@ def prediction_config(config: Config) -> Config:
 
 
 def window_rows(config: Config) -> tuple[int, int]:
-    """Side of a window along the first axis of a record, and the stride; of slices, 1."""
+    """Side of a window along the first axis of a record, and its stride; both are 1 for slices."""
     if find_layout(config.data.name).rank == 2:
         return 1, 1
     factor = config.data.downsample

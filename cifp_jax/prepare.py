@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cifp_jax import files
+from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.splits import patient
 from cifp_jax.scans import challenges, fingerprint, plan, raw_folders
 from cifp_jax.scans.fingerprint import CaseFacts
@@ -30,12 +31,15 @@ from cifp_jax.scans.raw_folders import RawData
 
 CONSOLE = Console(highlight=False, soft_wrap=True)
 _Item = TypeVar("_Item")
+# Of scans of one's own; that of slices has the same files.
+_LAYOUT = LAYOUTS["volumes"]
+_TEST_LIST = "test.list"
 _VALIDATION_SHARE = 5  # one labelled patient in so many is set aside
 _GIB = 2**30
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The options of the command line; ends the process where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m cifp_jax.prepare",
         description=__doc__,
@@ -94,7 +98,7 @@ def _read_raw(arguments: argparse.Namespace) -> RawData:
 def _write(
     facts: Sequence[CaseFacts], channels: int, planned: plan.Plan, out: pathlib.Path
 ) -> tuple[list[str], list[str]]:
-    """Writes `volumes/<case>.h5`; returns the names written and what is wrong with the others."""
+    """Writes a record for each case; returns the names written and what is wrong with the rest."""
     preparation, written, failures = planned.preparation, [], []
     for fact in _progress(facts, "writing"):
         try:
@@ -102,8 +106,9 @@ def _write(
             record = {"image": preparation.image(scan)}
             if mask is not None:
                 record["label"] = preparation.label(mask, planned.classes)
-            path, affine = out / f"volumes/{fact.case.name}.h5", preparation.affine(scan)
-            files.write_record(path, record, attributes={"affine": affine}, sliced=True)
+            path = out / _LAYOUT.volume_file.format(fact.case.name)
+            attributes = {"affine": preparation.affine(scan)}
+            files.write_record(path, record, attributes=attributes, sliced=True)
             written.append(fact.case.name)
         except (ValueError, FileNotFoundError) as error:
             failures.append(str(error))
@@ -134,7 +139,7 @@ def _check_room(
 def _share_out(
     facts: Sequence[CaseFacts], written: Sequence[str], wanted: int | None
 ) -> dict[str, list[str]]:
-    """Shares the written cases out to four lists; returns their names by the name of the list.
+    """Shares the written cases out to four lists; returns their names by the file of the list.
 
     Unlabelled cases of validation and test patients stand in none, so that no patient is both
     trained on and scored; a patient may have labelled and unlabelled cases.
@@ -152,10 +157,10 @@ def _share_out(
     held_out = set(np.random.default_rng(0).permutation(patients)[:count].tolist())
     free = [c.name for c in there if not c.label and patient(c.name) not in held_out | tested]
     return {
-        "labelled": [name for name in labeled if patient(name) not in held_out],
-        "unlabelled": free,
-        "validation": [name for name in labeled if patient(name) in held_out],
-        "test": [case.name for case in there if case.test],
+        _LAYOUT.train_list: [name for name in labeled if patient(name) not in held_out],
+        _LAYOUT.unlabeled_list: free,
+        _LAYOUT.validation_list: [name for name in labeled if patient(name) in held_out],
+        _TEST_LIST: [case.name for case in there if case.test],
     }
 
 
@@ -189,22 +194,23 @@ def prepare_scans(arguments: argparse.Namespace) -> list[str]:
     written, unwritten = _write(facts, channels, planned, out)
     lists = _share_out(facts, written, arguments.validation)
     # The two training lists in one, for tools that want that.
-    for key, names in {**lists, "train": lists["labelled"] + lists["unlabelled"]}.items():
-        challenges.write_list(out / f"{key}.list", names)
+    both = lists[_LAYOUT.train_list] + lists[_LAYOUT.unlabeled_list]
+    for listing, names in {**lists, "train.list": both}.items():
+        files.write_list(out / listing, names)
     files.write_json(out / "fingerprint.json", found)
     values = plan.settings(
         planned,
-        labeled=len({patient(name) for name in lists["labelled"]}),
-        validation=len(lists["validation"]),
-        tested=bool(lists["test"]),
+        labeled=len({patient(name) for name in lists[_LAYOUT.train_list]}),
+        validation=len(lists[_LAYOUT.validation_list]),
+        tested=bool(lists[_TEST_LIST]),
         bytes_on_disk=size,
     )
     files.write_text(out / "config.py", plan.config_text(planned, values))
-    counts = ", ".join(f"{len(names)} {key}" for key, names in lists.items())
+    counts = ", ".join(f"{len(names)} {pathlib.Path(name).stem}" for name, names in lists.items())
     CONSOLE.print(f"{out}: {counts}. Classes: {', '.join(labels.values())}.")
     for reason in planned.reasons:
         CONSOLE.print(f"- {reason}")
-    if not lists["validation"]:
+    if not lists[_LAYOUT.validation_list]:
         CONSOLE.print(
             f"- No validation: it takes {_VALIDATION_SHARE} labelled patients, or --validation=N. "
             f"The last checkpoint is used."

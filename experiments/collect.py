@@ -1,6 +1,6 @@
 """Brings finished runs into `experiments/results/`, one JSON a run.
 
-    python -m experiments.collect experiments/results/acdc_laptop runs/acdc_laptop_cifp
+    python -m experiments.collect experiments/results/acdc_laptop_equal_time runs/acdc_laptop_cifp
 
 `experiments.run` does it for the runs that it makes; this command is for a run that was started by
 hand. Of a run it takes the configuration, the figures and the curve: no scan, no picture of one, no
@@ -13,7 +13,8 @@ import pathlib
 import sys
 from typing import Any
 
-from cifp_jax.reports.summaries import PROTOCOL, write_json
+from cifp_jax.files import write_json
+from cifp_jax.reports.summaries import PROTOCOL, reported_summary
 
 
 def collect(run: pathlib.Path, *, label: str = "", seconds: float | None = None) -> dict[str, Any]:
@@ -34,10 +35,9 @@ def collect(run: pathlib.Path, *, label: str = "", seconds: float | None = None)
     """
     paths = sorted(run.glob("evaluation/*/*/summary.json"))
     summaries = {f"{p.parts[-3]}/{p.parts[-2]}": json.loads(p.read_text()) for p in paths}
-    chosen = [s for s in summaries.values() if s["facts"]["reported"]]
-    if not chosen:
+    if not any(summary["facts"]["reported"] for summary in summaries.values()):
         raise FileNotFoundError(f"{run} holds no evaluation: train it to its end first.")
-    reported = next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])
+    reported = reported_summary(summaries)
     config = json.loads((run / "config.json").read_text())
     config["data"].pop("root", None)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from experiments import result_tables, speed_tables
 PAGES = (
     *("README.md", "benchmarks/RESULTS.md", "experiments/results/README.md"),
     *("experiments/weights/README.md", "docs/explanation/method.md", "docs/howto/label_next.md"),
-    *("docs/howto/own_data.md", "docs/howto/short-slots.md", "docs/start.md"),
+    *("docs/howto/own_data.md", "docs/howto/short_slots.md", "docs/start.md"),
 )
 TABLES = result_tables.TABLES | speed_tables.TABLES
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

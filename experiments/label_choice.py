@@ -27,7 +27,7 @@ from scipy import stats
 from cifp_jax.data import sources, splits
 from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.evaluation import metrics, ranking
-from cifp_jax.files import write_json, write_text
+from cifp_jax.files import write_json, write_list, write_text
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.inference.segmentation import segment
 from cifp_jax.training import run_folder
@@ -54,15 +54,15 @@ SETTINGS: dict[str, Any] = {
 def write_root(data: pathlib.Path, root: pathlib.Path, first: Sequence[str]) -> pathlib.Path:
     """A folder like `data`, by links, whose training list starts with the patients `first`."""
     root.mkdir(parents=True, exist_ok=True)
-    for name in ("data", "val.list"):
+    layout = LAYOUTS["acdc"]
+    for name in ("data", layout.validation_list):
         link = root / name
         link.unlink(missing_ok=True)
         link.symlink_to((data / name).resolve())
-    layout = LAYOUTS["acdc"]
     lines = (data / layout.train_list).read_text().split()
     place = {patient: i for i, patient in enumerate(first)}
     lines.sort(key=lambda line: place.get(splits.patient(line), len(place)))
-    write_text(root / layout.train_list, "".join(f"{line}\n" for line in lines))
+    write_list(root / layout.train_list, lines)
     return root
 
 
@@ -86,7 +86,7 @@ def listed_patients(data: pathlib.Path) -> list[str]:
     return list(dict.fromkeys(splits.patient(line) for line in lines))
 
 
-def unlabelled_scans(root: pathlib.Path, labeled: int) -> dict[str, list[sources.Case]]:
+def unlabeled_scans(root: pathlib.Path, labeled: int) -> dict[str, list[sources.Case]]:
     """The slices of each unlabelled training scan, in order."""
     scans: dict[str, list[sources.Case]] = {}
     for case in splits.load_split("acdc", root, labeled=labeled).unlabeled:
@@ -217,9 +217,7 @@ def check(
     first = cell(data, folder, "first", start, 0, steps)
     train([first])
     if not (results / "ranking/scans.json").exists():
-        scans = rank_scans(
-            folder / first.name, unlabelled_scans(first.settings["data.root"], FIRST)
-        )
+        scans = rank_scans(folder / first.name, unlabeled_scans(first.settings["data.root"], FIRST))
         rest = listed_patients(data)[FIRST:]
         known = {"choices": choices(scans, rest), "spearman": correlations(scans), "scans": scans}
         write_json(results / "ranking/scans.json", known)
@@ -234,9 +232,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=pathlib.Path, default="data/ACDC")
-    parser.add_argument("--runs", type=pathlib.Path, default="runs/label_choice")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--data", type=pathlib.Path, default="data/ACDC", help="folder of ACDC")
+    parser.add_argument(
+        "--runs", type=pathlib.Path, default="runs/label_choice", help="folder of the runs"
+    )
+    parser.add_argument("--steps", type=int, default=800, help="of each run")
     parser.add_argument("--seeds", default="0,1", help="of the runs with 7 labelled patients")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]

@@ -45,9 +45,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "source=self": {"methods.cifp.perturbation.key_source": "self"},
     "source=noise": {"methods.cifp.perturbation.key_source": "noise"},
     "sampling=class_balanced": {"methods.cifp.perturbation.sampling": "class_balanced"},
-    "alpha=0": {
-        "methods.cifp.perturbation.alpha": 0.0
-    },  # the second loss stays, on features as they are
+    # The second loss stays, on features as they are.
+    "alpha=0": {"methods.cifp.perturbation.alpha": 0.0},
     "alpha=0.5": {"methods.cifp.perturbation.alpha": 0.5},
     "tau=0.5": {"methods.cifp.perturbation.tau": 0.5},
     "beta=10": {"methods.cifp.perturbation.beta": 10.0},

@@ -95,11 +95,11 @@ def read(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
     return results
 
 
-def differences(one: Group, other: Group, figure: str = "dice") -> list[float]:
-    """`one` minus `other` of one figure, for each seed that both have, in their order."""
+def differences(one: Group, other: Group) -> list[float]:
+    """The Dice of `one` minus that of `other`, %, for each seed that both have, in their order."""
 
     def value(group: Group, seed: int) -> float:
-        return group.runs[seed]["reported"]["overall"][figure]["mean"]
+        return group.runs[seed]["reported"]["overall"]["dice"]["mean"]
 
     return [value(one, seed) - value(other, seed) for seed in one.runs if seed in other.runs]
 
@@ -171,7 +171,10 @@ def _time(seconds: Sequence[float | None]) -> str:
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in (head, *rows)]
+    lines = [
+        "|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|"
+        for line in (head, *rows)
+    ]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
@@ -273,7 +276,7 @@ def draw(results: Results, folder: pathlib.Path) -> None:
 
 
 def folders() -> list[pathlib.Path]:
-    """Those that hold results."""
+    """The folders that hold results."""
     return sorted({path.parent for path in RESULTS.glob("*/*.json")})
 
 

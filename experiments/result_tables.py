@@ -94,12 +94,10 @@ def small() -> str:
             base = reference(list(groups.values()))
             line += [spread(groups[label].values("dice"), digits=1), paired(groups[label], base)]
         rows.append(line)
-    head = ["", *(f(n) for n in tables for f in (_with, lambda n: "minus supervised (seeds)"))]
+    head = [""]
+    for n in tables:
+        head += [f"{n} patients: Dice %", "minus supervised (seeds)"]
     return markdown(head, rows)
-
-
-def _with(labeled: int) -> str:
-    return f"{labeled} patients: Dice %"
 
 
 def published() -> str:
@@ -171,8 +169,8 @@ def first_tries() -> str:
         pair = [checkpoints[f"{rule}/validation"]["dice"]["mean"] for rule in ("best", "last")]
         return ", ".join(f"{dice:.1f}" for dice in pair)
 
-    def line(boxes: str, ramp: str, folder: str, other: str = "") -> list[str]:
-        teachers = [cell(other or folder, n, "mean_teacher") for n in (7, 3)]
+    def line(boxes: str, ramp: str, folder: str) -> list[str]:
+        teachers = [cell(folder, n, "mean_teacher") for n in (7, 3)]
         return [boxes, ramp, cell(folder, 7), cell(folder, 3), *teachers]
 
     kept = load(RESULTS / "recorded.json")["tables"]["first_tries"]["rows"][0]

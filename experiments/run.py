@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
-from cifp_jax.reports.summaries import write_json
+from cifp_jax.files import write_json
 from experiments import planned_runs
 from experiments.collect import collect, read_results
 from experiments.report import RESULTS
@@ -210,12 +210,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", choices=planned_runs.TABLES, required=True)
-    parser.add_argument("--budget", choices=planned_runs.BUDGETS, default="laptop")
+    parser.add_argument(
+        "--table",
+        choices=planned_runs.TABLES,
+        required=True,
+        help="which runs: acdc, la, protocol (the first of both), ablation or smoke",
+    )
+    parser.add_argument(
+        "--budget",
+        choices=planned_runs.BUDGETS,
+        default="laptop",
+        help="the scale: laptop (two CPU cores) or full",
+    )
     parser.add_argument("--seeds", default="0", help="for example 0,1,2")
     parser.add_argument("--only", default="", help="parts of cell names, for example cifp,acdc3")
     parser.add_argument("--data", type=pathlib.Path, default="data", help="holds ACDC/ and LA/")
-    parser.add_argument("--runs", type=pathlib.Path, default="runs/experiments")
+    parser.add_argument(
+        "--runs", type=pathlib.Path, default="runs/experiments", help="folder of the runs"
+    )
     parser.add_argument("--minutes", type=float, help="stop by then; what is left goes on later")
     given = parser.parse_args(arguments)
     outcome: dict[str, str] = {}

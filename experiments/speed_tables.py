@@ -28,6 +28,7 @@ def ratios() -> dict[str, tuple[float, float]]:
 
 
 def between(low: float, high: float) -> str:
+    """A range with two decimals, or one number where the two ends print alike."""
     same = f"{low:.2f}" == f"{high:.2f}"
     return f"{low:.2f}" if same else f"{low:.2f} to {high:.2f}"
 

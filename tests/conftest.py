@@ -20,7 +20,9 @@ flags.FLAGS.mark_as_parsed()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--data", help="folder with real data: LA/ and ACDC/ as the README describes")
+    parser.addoption(
+        "--data", help="folder with real data: LA/ and ACDC/ as docs/reference/files.md has them"
+    )
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""Features drawn towards tokens of other images: by hand, and one switch at a time."""
+
 import functools
 import math
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""CIFP's loss and its parts, on a network whose passes are counted."""
+
 import functools
 import math
 

@@ -10,7 +10,7 @@ from cifp_jax.methods import METHODS
 from cifp_jax.training import build, run_folder
 
 VARIANTS = [
-    *(("acdc", v) for v in ("full", "laptop")),
+    *(("acdc", v) for v in ("full", "laptop", "small")),
     *(("la", v) for v in ("full", "laptop")),
     *(("demo", v) for v in ("2d", "3d")),
 ]

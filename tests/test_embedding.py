@@ -30,9 +30,9 @@ def config(monkeypatch):
     return config
 
 
-def describe(config, image, centre=(0.5, 0.5, 0.5)):
+def describe(config, image, center=(0.5, 0.5, 0.5)):
     variables = {"params": {}, "batch_stats": {}}
-    return embedding.make_describer(config)(variables)(image, centre)
+    return embedding.make_describer(config)(variables)(image, center)
 
 
 def slices():
@@ -78,7 +78,7 @@ def test_windows_of_slices_of_ones_own_and_coarser_scans(config):
 
 def test_boxes_stay_inside_and_are_filled_up():
     image = np.arange(10, dtype=np.float32).reshape(10, 1)
-    for centre, expected in ((0.5, [3, 4, 5, 6]), (0.0, [0, 1, 2, 3]), (1.0, [6, 7, 8, 9])):
-        box = embedding.crop_around(image, [centre], [4])
+    for center, expected in ((0.5, [3, 4, 5, 6]), (0.0, [0, 1, 2, 3]), (1.0, [6, 7, 8, 9])):
+        box = embedding.crop_around(image, [center], [4])
         assert box[:, 0].tolist() == expected
     assert embedding.crop_around(image[:3], [0.9], [6])[:, 0].tolist() == [0, 0, 1, 2, 0, 0]

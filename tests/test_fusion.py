@@ -1,3 +1,5 @@
+"""Pseudo labels weighted by their uncertainty, by hand."""
+
 import math
 
 import jax

@@ -36,7 +36,7 @@ def test_the_chosen_patients_are_the_labelled_ones(data, tmp_path):
         split = splits.load_split("acdc", root, labeled=len(first))
         assert {splits.patient(case.name) for case in split.labeled} == set(first)
         assert len(split.labeled) + len(split.unlabeled) == 6
-    scans = label_choice.unlabelled_scans(root, 2)
+    scans = label_choice.unlabeled_scans(root, 2)
     assert list(scans) == ["patient001_frame01"]
     assert [case.name[-2:] for case in scans["patient001_frame01"]] == ["_9", "10"]
 

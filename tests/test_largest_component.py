@@ -1,3 +1,5 @@
+"""The largest component inside a compiled step, against SciPy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -12,7 +12,8 @@ from cifp_jax import main, parallel
 from cifp_jax.data import sources
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
-from cifp_jax.training import build, loop, scoring
+from cifp_jax.reports.summaries import reported_summary
+from cifp_jax.training import build, loop
 from tests.support.runs import small
 
 
@@ -92,7 +93,7 @@ def test_a_run_is_stopped_or_resumed_as_it_says(config, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(parallel, "compile_step", compile_step)
     summaries = loop.train(config, split, tmp_path)
-    assert scoring.reported(summaries)["facts"]["step"] == 2
+    assert reported_summary(summaries)["facts"]["step"] == 2
     printed = capsys.readouterr().out
     assert "resumed" not in printed
     assert "nothing was saved" not in printed

@@ -64,9 +64,9 @@ def test_asd_is_directed_and_95hd_is_not():
 def test_a_mask_at_the_edge_of_the_volume_has_its_surface_there():
     # A volume that is full is all inside but for its outermost layer; the single voxel in its
     # middle is 2 away from that.
-    full, centre = np.ones((5, 5, 5), bool), np.zeros((5, 5, 5), bool)
-    centre[2, 2, 2] = True
-    assert metrics.hd95_and_asd(centre, full)[1] == 2
+    full, center = np.ones((5, 5, 5), bool), np.zeros((5, 5, 5), bool)
+    center[2, 2, 2] = True
+    assert metrics.hd95_and_asd(center, full)[1] == 2
 
 
 @pytest.mark.parametrize(("empty", "distance"), [("diagonal", 13.0), ("literature", 0.0)])

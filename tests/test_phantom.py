@@ -1,3 +1,5 @@
+"""Synthetic hearts: their files, that they repeat themselves, and that they are hard enough."""
+
 import time
 
 import numpy as np

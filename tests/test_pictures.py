@@ -71,6 +71,33 @@ def test_comparison(tmp_path: pathlib.Path):
     assert width > height  # five columns, two rows
 
 
+@pytest.mark.parametrize("largest_component", [True, False])
+def test_what_is_drawn_is_what_is_scored(tmp_path, monkeypatch, largest_component):
+    """Of a piece of four pixels and one of a single pixel the second is drawn only if it counts."""
+    record = {"image": np.zeros((2, 8, 8), np.float32), "label": np.zeros((2, 8, 8), np.uint8)}
+    record["label"][0, 1:3, 1:3] = 1
+    found = record["label"].copy()
+    found[0, 6, 6] = 1
+    shown = []
+
+    def show_slice(axes, image, maps, limits):
+        shown.append(maps["solid"])
+
+    monkeypatch.setattr(pictures, "show_slice", show_slice)
+    case, certain = Case("a", tmp_path / "a.h5"), np.eye(2, dtype=np.float32)[found]
+    options = {"largest_component": largest_component}
+    pictures.draw_overlays(lambda _: certain, [case], lambda _: record, tmp_path, **options)
+    expected = record["label"] if largest_component else found
+    np.testing.assert_array_equal(shown, expected)
+    shown.clear()
+    pictures.draw_comparison(
+        {"cifp": lambda _: certain}, [case], lambda _: record, tmp_path / "both.png", **options
+    )
+    label, prediction = shown
+    np.testing.assert_array_equal(label, record["label"][0])
+    np.testing.assert_array_equal(prediction, expected[0])
+
+
 def test_a_class_that_is_nowhere_or_everywhere_can_be_drawn(tmp_path: pathlib.Path):
     record = {"image": np.ones((2, 8, 8), np.float32), "label": np.ones((2, 8, 8), np.uint8)}
     sure = np.eye(2, dtype=np.float32)[np.zeros((2, 8, 8), int)]

@@ -12,8 +12,9 @@ import pytest
 from cifp_jax import predict, prepare
 from cifp_jax.config import default_config
 from cifp_jax.inference import embedding, prediction
+from cifp_jax.reports.summaries import reported_summary
 from cifp_jax.scans.volumes import Volume, write
-from cifp_jax.training import build, loop, run_folder, scoring
+from cifp_jax.training import build, loop, run_folder
 from tests.support.scans import OBLIQUE, config_of, dicom, loaded, nifti, nnunet
 
 STEEP = 50.0
@@ -313,7 +314,7 @@ def test_from_a_folder_to_masks(tmp_path, dimension, capsys):
     config.training.update({"steps": 1, "log_every": 1})
     config.evaluation.overlays = 1
     summaries = loop.train(config, build.make_split(config), tmp_path / "run")
-    assert scoring.reported(summaries)["facts"]["cases"] == 1
+    assert reported_summary(summaries)["facts"]["cases"] == 1
     assert len(list((tmp_path / "run/evaluation").rglob("*.png"))) == 1
     for path in (out / "volumes").iterdir():
         path.unlink()

@@ -104,7 +104,7 @@ def test_bad_cases_are_named_and_the_others_prepared(tmp_path, capsys):
 
 def test_a_described_folder_is_no_challenge_whatever_its_scans_are_called(tmp_path):
     """nnU-Net's copy of ACDC keeps the names of the challenge."""
-    raw = nnunet(tmp_path / "raw", labelled=1)
+    raw = nnunet(tmp_path / "raw", labeled=1)
     for path in list(raw.rglob("case*.nii.gz")):
         path.rename(path.with_name(path.name.replace("case", "patient001_frame0")))
     assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 0
@@ -156,7 +156,7 @@ def test_plain_folders_of_any_format_and_values(tmp_path):
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path, change, answer, capsys):
-    raw = nnunet(tmp_path / "raw", labelled=1)
+    raw = nnunet(tmp_path / "raw", labeled=1)
     for path in (raw / "imagesUn").iterdir():
         path.unlink()
     change(raw)
@@ -165,7 +165,7 @@ def test_folders_that_cannot_be_used(tmp_path, change, answer, capsys):
 
 
 def test_what_fails_late_leaves_the_prepared_data_as_they_were(tmp_path, capsys):
-    raw, out = nnunet(tmp_path / "raw", labelled=2), tmp_path / "out"
+    raw, out = nnunet(tmp_path / "raw", labeled=2), tmp_path / "out"
     assert prepare.main([str(raw), str(out), "--memory=1"]) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     flags = ("--memory=1", "--dimension=2", "--validation=9")
@@ -175,7 +175,7 @@ def test_what_fails_late_leaves_the_prepared_data_as_they_were(tmp_path, capsys)
 
 
 def test_a_data_set_has_its_configuration_last(tmp_path, monkeypatch):
-    raw, out = nnunet(tmp_path / "raw", labelled=1), tmp_path / "out"
+    raw, out = nnunet(tmp_path / "raw", labeled=1), tmp_path / "out"
     assert prepare.main([str(raw), str(out), "--memory=1"]) == 0
 
     def interrupted(*_, **__):
@@ -214,7 +214,7 @@ def test_duplicate_names_and_a_full_disk(tmp_path, monkeypatch, capsys):
     save(tmp_path / "x/a.nii", scan(0))
     with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike"):
         raw_folders.find_scans(tmp_path / "x")
-    raw = nnunet(tmp_path / "raw", labelled=1)
+    raw = nnunet(tmp_path / "raw", labeled=1)
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(prepare, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 1

@@ -117,8 +117,8 @@ def square():
 def test_a_network_that_sees_mirror_images_alike_does_not_disagree():
     image, seen = square(), []
 
-    def describe(_, centre):
-        seen.append(centre)
+    def describe(_, center):
+        seen.append(center)
         return np.ones(2, np.float32)
 
     evidence, preview = ranking.gather(threshold, describe, image, threshold(image), 7 * image)

@@ -31,7 +31,8 @@ FACTS = {
 }
 CONFIG = {
     "data": {"name": "acdc", "root": "/home/somebody/data"},
-    "method": {"name": "cifp", "tau": 0.25, "stages": [3, 4, 5]},
+    "method": {"name": "cifp"},
+    "methods": {"cifp": {"perturbation": {"tau": 0.25, "stages": [3, 4, 5]}}},
 }
 
 
@@ -92,7 +93,7 @@ def test_it_holds_what_a_reader_wants(content):
         "cifp on acdc",
         "the best checkpoint, step 700, ema weights, seed 3",
         "50.00 ± 37.42",  # Dice of 60, 0 and 90
-        "method.stages [3, 4, 5]",
+        "methods.cifp.perturbation.stages [3, 4, 5]",
         "calibration error 15.0 %",  # 0.9 sure, 3 of 4 right
         "jax 0.",
         "chosen by its Dice on these same cases",
@@ -246,5 +247,5 @@ def test_under_its_policy_a_browser_shows_the_pictures_and_asks_nobody(
     browse(file, "--window-size=900,3000", f"--screenshot={shot}")
     assert asked == []
     pixels = np.rint(255 * mpimg.imread(shot)[..., :3])
-    for colour, of in (((255, 0, 255), "overlays"), ((31, 119, 180), "the diagram's bars")):
-        assert (pixels == colour).all(axis=-1).sum() > 2000, of
+    for color, of in (((255, 0, 255), "overlays"), ((31, 119, 180), "the diagram's bars")):
+        assert (pixels == color).all(axis=-1).sum() > 2000, of

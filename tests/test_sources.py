@@ -1,3 +1,5 @@
+"""HDF5 records read one by one, with a message for each that is damaged."""
+
 import pickle
 import time
 

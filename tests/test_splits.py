@@ -1,3 +1,5 @@
+"""Lists of a data set read into labelled, unlabelled, validation and test cases."""
+
 import h5py
 import numpy as np
 import pytest
@@ -98,7 +100,7 @@ def test_unknown_layout(la):
 
 
 def test_missing_root_and_lists(la):
-    with pytest.raises(FileNotFoundError, match=r"nowhere: .*README"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: .*config\.data\.root .*files\.md"):
         splits.load_split("la", la / "nowhere", labeled=1)
     with pytest.raises(FileNotFoundError, match=r"train_slices\.list: .*data\.root"):
         splits.load_split("acdc", la, labeled=1)

@@ -1,3 +1,5 @@
+"""The supervised loss by hand."""
+
 import math
 
 import jax

@@ -1,3 +1,5 @@
+"""Tokens of feature maps: pooled, gated and drawn."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

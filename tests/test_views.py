@@ -1,3 +1,5 @@
+"""Strong views of an image, by hand and by their statistics."""
+
 import math
 
 import jax

@@ -150,8 +150,8 @@ def test_shapes_that_are_no_scan(tmp_path):
 
 
 def test_colours_and_complex_numbers_are_no_scan(tmp_path):
-    colours = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    for name, array in (("a.nii", colours), ("b.nii", np.ones((4, 4, 4), np.complex64))):
+    colors = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for name, array in (("a.nii", colors), ("b.nii", np.ones((4, 4, 4), np.complex64))):
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / name)
         with pytest.raises(ValueError, match=rf"{name}: its values are .*not numbers"):
             volumes.read(tmp_path / name)

@@ -18,6 +18,7 @@ from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
+from cifp_jax.reports.summaries import reported_summary
 from cifp_jax.scans import preparation
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training import build, loop, run_folder, scoring
@@ -127,7 +128,7 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
     config.model.filters = (16, 32, 64, 128, 256)  # the file says otherwise
     got = scoring.score_weights(config, build.make_split(config), out, tmp_path / "scored")
     config.model.filters = (2, 2, 4, 4, 4)
-    reported = scoring.reported(summaries)
+    reported = reported_summary(summaries)
     for part in ("overall", "classes"):
         assert got["weights/validation"][part] == reported[part]
     scored = tmp_path / "scored" / "evaluation" / "weights"

@@ -1,8 +1,8 @@
 """Synthetic hearts in the file layouts of ACDC (2D) and LA (3D), for demos and tests.
 
-Meant to be hard in the ways of real images: contrast, shading, noise, blur, shape and position
-change from patient to patient, neighbouring organs are as bright as the classes sought, and the
-papillary muscles belong to the ventricle whose brightness they lack.
+They are meant to be hard in the ways of real images: contrast, shading, noise, blur, shape and
+position change from patient to patient, neighbouring organs are as bright as the classes sought,
+and the papillary muscles belong to the ventricle whose brightness they lack.
 """
 
 import functools
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.transforms import Arrays
-from cifp_jax.files import write_record, write_text
+from cifp_jax.files import write_list, write_record, write_text
 
 _MARKER = "phantoms.json"
 _TESTS = "test.list"
@@ -285,4 +285,4 @@ def write_phantoms(
     write_text(marker, settings)
     write = _write_slices if rank == 2 else _write_scans
     for listing, names in write(root, counts, seed, shape).items():
-        write_text(root / listing, "".join(f"{name}\n" for name in names))
+        write_list(root / listing, names)

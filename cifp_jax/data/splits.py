@@ -35,8 +35,8 @@ def read_list(
     path = root / listing
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: this list of cases is missing. data.root must be the folder that holds the "
-            f"lists; the README shows how the data is laid out."
+            f"{path}: this list of cases is missing. config.data.root must be the folder that "
+            f"holds the lists; docs/reference/files.md shows how the data is laid out."
         )
     lines: dict[str, int] = {}
     cases = []
@@ -99,8 +99,8 @@ def load_split(
     files = find_layout(layout)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"{root}: this folder of data is missing. The README shows how to get the data and how "
-            f"it is laid out; set data.root to the folder that holds the lists."
+            f"{root}: this folder of data is missing. Set config.data.root to the folder that "
+            f"holds the lists; docs/reference/files.md shows how the data is laid out."
         )
 
     def listed(listing: str, file: str) -> tuple[Case, ...]:
@@ -118,14 +118,14 @@ def load_split(
     patients = list(dict.fromkeys(patient(case.name) for case in cases))
     if files.validation_list and validation:
         raise ValueError(
-            f"data.validation is {validation}, but the {layout} layout takes its validation "
-            f"cases from {root / files.validation_list}: set it to 0."
+            f"config.data.validation is {validation}, but the {layout} layout takes its "
+            f"validation cases from {root / files.validation_list}: set it to 0."
         )
     if labeled < 1 or validation < 0 or labeled + validation > len(patients):
         raise ValueError(
             f"{root / files.train_list} lists {len(patients)} patients, which cannot give "
-            f"{labeled} labelled and {validation} for validation: data.labeled must be at least 1, "
-            f"data.validation at least 0, and their sum at most {len(patients)}."
+            f"{labeled} labelled and {validation} for validation: config.data.labeled must be at "
+            f"least 1, config.data.validation at least 0, and their sum at most {len(patients)}."
         )
     first, last = set(patients[:labeled]), set(patients[len(patients) - validation :])
     split = Split(

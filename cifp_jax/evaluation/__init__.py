@@ -1,0 +1,1 @@
+"""Probabilities and labels to figures: metrics, calibration, and which scan to label next."""

@@ -1,12 +1,12 @@
 """Whether a network is right as often as it is sure: reliability and calibration error.
 
-Voxels are put into `BINS` equal bins by the confidence: the probability of the likeliest class,
-before any choice of components. With `n_b` voxels in bin b, their mean confidence `conf_b` and the
-share `acc_b` of them that are labelled so (Guo et al., ICML 2017, equations 3 to 5):
+Voxels are put into `BINS` equal bins by their confidence, which is the probability of the likeliest
+class, before any choice of components. With `n_b` voxels in bin b, their mean confidence `conf_b`
+and the share `acc_b` of them that are labelled so (Guo et al., ICML 2017, equations 3 to 5):
 
     ECE = sum_b n_b / n |acc_b - conf_b|
 
-Counted is each voxel that the label or the likeliest class calls foreground. The rest of a scan is
+A voxel counts where the label or the likeliest class calls it foreground. The rest of a scan is
 background that every network is sure of and right about: it would fill the last bin and hide the
 error at the organ, and the figure would depend on how much air was scanned.
 """
@@ -59,7 +59,7 @@ class Reliability:
 
 
 def no_voxels() -> Reliability:
-    """What adding starts from."""
+    """The reliability of no case, from which a sum starts."""
     return Reliability(np.zeros(BINS, int), np.zeros(BINS, int), np.zeros(BINS))
 
 

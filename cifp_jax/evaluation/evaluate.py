@@ -86,6 +86,17 @@ def keep_largest_components(prediction: Integer[np.ndarray, "*s"]) -> Integer[np
     return kept
 
 
+def label_map(
+    probabilities: Float[np.ndarray, "*s k"], *, largest_component: bool
+) -> Integer[np.ndarray, "*s"]:
+    """The classes that are scored and drawn: at each voxel the likeliest one.
+
+    With `largest_component` only the largest connected component of each class is kept.
+    """
+    likeliest = probabilities.argmax(axis=-1)
+    return keep_largest_components(likeliest) if largest_component else likeliest
+
+
 def _predict(
     predict: Predict, image: Float[np.ndarray, "..."], shape: tuple[int, ...], classes: int
 ) -> tuple[Float[np.ndarray, "..."], float]:
@@ -135,9 +146,7 @@ def evaluate_cases(
         try:
             label = record["label"]
             probabilities, seconds = _predict(predict, record["image"], label.shape, classes)
-            prediction = probabilities.argmax(axis=-1)
-            if largest_component:
-                prediction = keep_largest_components(prediction)
+            prediction = label_map(probabilities, largest_component=largest_component)
             scores = metrics.score(prediction, label, classes, empty=empty)
             reliability += calibration.reliability(probabilities, label)
         except Exception as error:

@@ -31,7 +31,7 @@ class Weights(NamedTuple):
 
 
 def save_weights(path: pathlib.Path, weights: Weights, *, half: bool = False) -> None:
-    """Writes `path`, whole or not at all.
+    """Writes a network to `path`, whole or not at all.
 
     Args:
       path: the file; its folder is made where it is missing.

@@ -92,7 +92,7 @@ class Settings(Checked):
     )
 
     def check_stages(self, depth: int) -> None:
-        """Raises ValueError for stages that a network of `depth` stages lacks."""
+        """Raises ValueError where a network of `depth` stages lacks one of the stages."""
         if not self.stages or not set(self.stages) <= set(range(1, depth + 1)):
             raise ValueError(
                 f"config.methods.cifp.perturbation.stages={self.stages} must be some of 1 to "
@@ -101,6 +101,7 @@ class Settings(Checked):
 
     @property
     def attends(self) -> bool:
+        """Whether features are drawn towards tokens."""
         return self.kind in ("cross_image", "learned")
 
     @property

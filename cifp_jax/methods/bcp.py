@@ -19,7 +19,7 @@ SIDE = 2 / 3  # of the box, as a fraction of the image's side
 
 
 def halves(x: PyTree) -> tuple[PyTree, PyTree]:
-    """Examples 2k and examples 2k + 1, which stay on their device."""
+    """The examples 2k, and the examples 2k + 1; all of them stay on their device."""
     pairs = jax.tree.map(lambda t: t.reshape((-1, 2, *t.shape[1:])), x)
     return jax.tree.map(lambda t: t[:, 0], pairs), jax.tree.map(lambda t: t[:, 1], pairs)
 

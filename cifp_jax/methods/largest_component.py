@@ -42,7 +42,7 @@ def largest_component(mask: Bool[Array, "*spatial"]) -> Bool[Array, "*spatial"]:
 
 
 def keep_largest(label: Int[Array, "b *spatial"], classes: int) -> Int[Array, "b *spatial"]:
-    """Label maps with the largest component of each foreground class; the rest is background."""
+    """Keeps the largest component of each foreground class; the rest becomes background."""
     kept = jnp.zeros_like(label)
     for k in range(1, classes):
         kept = jnp.where(jax.vmap(largest_component)(label == k), k, kept)

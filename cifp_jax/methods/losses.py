@@ -14,7 +14,7 @@ SMOOTH = 1e-5
 
 
 def one_hot(label: Int[Array, "b *spatial"], classes: int) -> Float[Array, "b *spatial k"]:
-    """Class indices in [0, classes) as a distribution over the last axis."""
+    """Class indices in [0, classes) as a distribution over a new last axis, `k` classes long."""
     return jax.nn.one_hot(label, classes, dtype=jnp.float32)
 
 

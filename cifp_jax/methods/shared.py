@@ -10,9 +10,9 @@ from cifp_jax import parallel
 from cifp_jax.methods.context import Batch, Context, Metrics
 from cifp_jax.methods.losses import one_hot, segmentation_loss
 from cifp_jax.models import layers
+from cifp_jax.models.layers import Features
 from cifp_jax.models.network import Network
 
-Features = tuple[Float[Array, "b *_"], ...]
 Goal = tuple[Float[Array, "b *spatial k"], Float[Array, "b *spatial"]]
 
 

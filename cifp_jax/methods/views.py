@@ -51,7 +51,7 @@ class Settings(Checked):
 
 
 def jitter(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
-    """Brightness and contrast, a factor of 0.5 to 1.5 each, both or neither (probability 0.8)."""
+    """Changes brightness and contrast together (probability 0.8), by factors of 0.5 to 1.5."""
     apply, brightness, contrast = jax.random.uniform(key, (3,))
     low, high = JITTER
     brightness, contrast = low + (high - low) * brightness, low + (high - low) * contrast
@@ -70,7 +70,7 @@ def gamma(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array
 
 
 def blur(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
-    """Gaussian blur along every spatial axis, sigma 0.1 to 2 pixels (probability 0.5)."""
+    """Blurs along every spatial axis, with a sigma of 0.1 to 2 pixels and probability 0.5."""
     apply, sigma = jax.random.uniform(key, (2,))
     sigma = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma
     return jnp.where(apply < BLUR_PROBABILITY, gaussian_filter(image, sigma), image)
@@ -79,7 +79,7 @@ def blur(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array,
 def gaussian_filter(
     image: Float[Array, "*spatial c"], sigma: Float[Array, ""]
 ) -> Float[Array, "*spatial c"]:
-    """Separable Gaussian filter; at the border the weights inside the image are renormalised."""
+    """Filters by a Gaussian; at the border the weights inside the image are renormalised."""
     for axis in range(image.ndim - 1):
         position = jnp.arange(image.shape[axis], dtype=image.dtype)
         # One small matrix product an axis: a one-channel convolution is slow on the CPU.

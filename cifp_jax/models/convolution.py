@@ -72,7 +72,7 @@ def _kernel_gradient(
     return jax.linear_transpose(lambda k: _plain(x, k), kernel)(g)[0]
 
 
-def _neighbours(x: Float[Array, "b x y z c"]) -> list[Float[Array, "b x y z c"]]:
+def _neighbors(x: Float[Array, "b x y z c"]) -> list[Float[Array, "b x y z c"]]:
     """For every plane of the first axis the one before it, itself, and the one after it."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     return [padded[:, i : i + x.shape[1]] for i in range(3)]
@@ -90,7 +90,7 @@ def _sum_of_planes(
     c, d = kernel.shape[-2:]
     shape = (*x.shape[:-1], d)
     if c < _FEW:
-        together = jnp.concatenate(_neighbours(x), axis=-1)
+        together = jnp.concatenate(_neighbors(x), axis=-1)
         flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d)
         return _plain(_flat(together), flat).reshape(shape)
     if d <= _NARROW:
@@ -99,7 +99,7 @@ def _sum_of_planes(
     else:
         results = [_plain(_flat(x), k) for k in kernel]
     # Results are shifted, not inputs: that adds up in one pass, and `x` is read where it lies.
-    before, same, after = (_neighbours(r.reshape(shape))[i] for i, r in enumerate(results))
+    before, same, after = (_neighbors(r.reshape(shape))[i] for i, r in enumerate(results))
     return before + same + after
 
 
@@ -163,7 +163,7 @@ def _kernel_gradient_by_planes(
     """The kernel's gradient in 3D; with few channels by a scan over planes, as matrix products."""
     c, d = x.shape[-1], g.shape[-1]
     if max(c, d) > _MANY:
-        return jnp.stack([_kernel_gradient(_flat(n), _flat(g)) for n in _neighbours(x)])
+        return jnp.stack([_kernel_gradient(_flat(n), _flat(g)) for n in _neighbors(x)])
     width = x.shape[3] + 2
     planes = jnp.arange(g.shape[1])
 

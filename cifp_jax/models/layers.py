@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from cifp_jax.models.convolution import convolve
 
 Keys = Key[Array, " b"]
+Features = tuple[Float[Array, "b *_"], ...]
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -119,7 +120,7 @@ def upsample(x: Float[Array, "b *half c"]) -> Float[Array, "b *spatial c"]:
 def max_pool(x: Float[Array, "b *spatial c"]) -> Float[Array, "b *half c"]:
     """Maximum over blocks of 2x2(x2); of equal values the first gets the gradient, as in PyTorch.
 
-    Comparisons of slices, as the gradient of XLA's window reduction is six times slower on CPUs.
+    It compares slices, as the gradient of XLA's window reduction is six times slower on CPUs.
     """
     for axis in range(x.ndim - 2, 0, -1):
         first, second = (lax.slice_in_dim(x, i, None, 2, axis) for i in range(2))

@@ -5,13 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cifp_jax.models import layers
-from cifp_jax.models.layers import Keys
-
-Features = tuple[Float[Array, "b *_"], ...]
+from cifp_jax.models.layers import Features, Keys
 
 
 class ConvBlock(nn.Module):
-    """Twice convolution, batch norm, LeakyReLU 0.01, with dropout between the two."""
+    """Two times convolution, batch norm and LeakyReLU (0.01), with dropout between the two."""
 
     features: int
     dropout: float

@@ -4,9 +4,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from cifp_jax.models import layers
-from cifp_jax.models.layers import Keys
+from cifp_jax.models.layers import Features, Keys
 
-Features = tuple[Float[Array, "b *_"], ...]
 _ENCODER = (1, 2, 3, 3, 3)
 _DECODER = (3, 3, 2, 1)
 

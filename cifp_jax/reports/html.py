@@ -129,10 +129,12 @@ def cards(figures: Sequence[tuple[str, str]]) -> str:
 
 
 def heading(level: int, text: str) -> str:
+    """A heading of a level from 2 (a section) on."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def paragraph(text: str) -> str:
+    """One paragraph of plain text."""
     return f"<p>{escape(text)}</p>"
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cifp_jax.data.sources import Case
-from cifp_jax.evaluation.evaluate import Read
+from cifp_jax.evaluation.evaluate import Read, label_map
 from cifp_jax.files import whole
 from cifp_jax.inference.prediction import Predict
 from cifp_jax.inference.segmentation import normalized_entropy
@@ -35,8 +35,10 @@ def choose_slices(
 
 
 class _Drawing:
-    """A case as a stack of slices, which lie across its shortest axis; of several channels, the
-    first."""
+    """A case as a stack of slices, which lie across its shortest axis.
+
+    Of an image of several channels the first one is drawn.
+    """
 
     def __init__(self, record: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
         image, label = record["image"], record["label"]
@@ -48,11 +50,11 @@ class _Drawing:
         self.limits = tuple(np.percentile(self.image, (0.5, 99.5)))
 
     def predicted(
-        self, probabilities: Float[np.ndarray, "*s k"]
+        self, probabilities: Float[np.ndarray, "*s k"], largest_component: bool
     ) -> tuple[Integer[np.ndarray, "z h w"], Float[np.ndarray, "z h w"]]:
-        """Label map and uncertainty."""
+        """The label map, as it is scored, and the uncertainty."""
         front = np.moveaxis(probabilities, self.axis, 0)
-        return front.argmax(axis=-1), normalized_entropy(front)
+        return label_map(front, largest_component=largest_component), normalized_entropy(front)
 
     def show(self, axes: Axes, z: int, maps: Mapping[str, Integer[np.ndarray, "z h w"]]) -> None:
         """A slice of the image with the contours of `maps`, as `show_slice`."""
@@ -94,17 +96,30 @@ def save_figure(figure: Figure, path: pathlib.Path) -> None:
 
 
 def draw_overlays(
-    predict: Predict, cases: Sequence[Case], read: Read, folder: pathlib.Path
+    predict: Predict,
+    cases: Sequence[Case],
+    read: Read,
+    folder: pathlib.Path,
+    *,
+    largest_component: bool = False,
 ) -> None:
     """Draws `<case>.png` for each case: contours and, beside them, the uncertainty in [0, 1].
 
-    Solid: prediction; dotted: label; one colour a class. The slices are those of `choose_slices`,
-    across the shortest axis of the volume.
+    The outline of the prediction is solid and that of the label dotted, with one colour for each
+    class. The slices are those of `choose_slices`, across the shortest axis of the volume.
+
+    Args:
+      predict: image to probabilities.
+      cases: what to draw.
+      read: as of `evaluate_cases`.
+      folder: of the pictures, made where it is missing.
+      largest_component: as of `evaluate_cases`, so that what is drawn is what was scored.
     """
     for case in cases:
         record = read(case)
         drawing = _Drawing(record)
-        prediction, uncertainty = drawing.predicted(predict(record["image"]))
+        probabilities = predict(record["image"])
+        prediction, uncertainty = drawing.predicted(probabilities, largest_component)
         slices = choose_slices(drawing.label, prediction, uncertainty)
         figure, axes = make_grid(len(slices), 2)
         title = f"{case.name}\nsolid: prediction, dotted: label; right: uncertainty"
@@ -118,11 +133,23 @@ def draw_overlays(
 
 
 def draw_comparison(
-    predicts: Mapping[str, Predict], cases: Sequence[Case], read: Read, path: pathlib.Path
+    predicts: Mapping[str, Predict],
+    cases: Sequence[Case],
+    read: Read,
+    path: pathlib.Path,
+    *,
+    largest_component: bool = False,
 ) -> None:
-    """Draws one row a case: the label, then each method's prediction and its uncertainty.
+    """Draws a row for each case: the label, then each method's prediction and its uncertainty.
 
     The slice is the one with the largest labelled foreground.
+
+    Args:
+      predicts: image to probabilities, by the name of the method.
+      cases: what to draw.
+      read: as of `evaluate_cases`.
+      path: of the PNG.
+      largest_component: as of `evaluate_cases`, so that what is drawn is what was scored.
     """
     figure, axes = make_grid(len(cases), 1 + 2 * len(predicts))
     axes[0, 0].set_title("label")
@@ -132,7 +159,8 @@ def draw_comparison(
         z = int(np.argmax((drawing.label > 0).sum(axis=(1, 2))))
         drawing.show(row[0], z, {"solid": drawing.label})
         for i, predict in enumerate(predicts.values()):
-            prediction, uncertainty = drawing.predicted(predict(record["image"]))
+            probabilities = predict(record["image"])
+            prediction, uncertainty = drawing.predicted(probabilities, largest_component)
             drawing.show(row[1 + 2 * i], z, {"solid": prediction})
             row[2 + 2 * i].imshow(uncertainty[z], cmap="magma", vmin=0, vmax=1)
     for i, name in enumerate(predicts):

@@ -95,7 +95,7 @@ def _cases(evaluation: Evaluation) -> str:
 
 
 def _overlays(evaluation: Evaluation, folder: pathlib.Path) -> str:
-    """Those that were drawn, worst first."""
+    """The overlays that were drawn, the worst case first."""
     names, dice = evaluation.cases(), evaluation.table("dice").mean(axis=1)
     files = [(i, folder / f"{names[i]}.png") for i in evaluation.worst_first()]
     return html.pictures(

@@ -84,6 +84,16 @@ def write_evaluation(
     return summary
 
 
+def reported_summary(summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary that a run is known by: of its test list where it has one, else validation.
+
+    Args:
+      summaries: of a run, by `<checkpoint>/<list>`; at least one is of the reported checkpoint.
+    """
+    chosen = [s for s in summaries.values() if s["facts"]["reported"]]
+    return next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])
+
+
 def figure_texts(part: Mapping[str, Any]) -> list[str]:
     """`mean ± std` of each of `FIGURES`, and `missed`, of a part of a summary."""
     values = [f"{part[name]['mean']:.2f} ± {part[name]['std']:.2f}" for name in FIGURES]

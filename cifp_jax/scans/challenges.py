@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Integer
 
-from cifp_jax.files import write_record, write_text
+from cifp_jax.files import write_list, write_record
 from cifp_jax.scans import preparation, volumes
 from cifp_jax.scans.fingerprint import image_box
 
@@ -114,11 +114,6 @@ def _shuffled(names: Sequence[str], shares: Sequence[float]) -> Iterator[list[st
     ends = np.round(np.cumsum((0, *shares)) * len(order)).astype(int)
     for start, stop in itertools.pairwise(ends):
         yield order[start:stop]
-
-
-def write_list(path: pathlib.Path, names: Sequence[str]) -> None:
-    """Writes a list of cases, one name a line."""
-    write_text(path, "".join(f"{name}\n" for name in names))
 
 
 def prepare(

@@ -39,7 +39,7 @@ class CaseFacts:
 
 
 def count_channels(data: RawData) -> int:
-    """Channels of the data set: as it says itself, else as many as the first case that is read.
+    """How many channels the data set has: as it says itself, else as the first case that is read.
 
     Raises:
       ValueError: no case can be read.

@@ -9,7 +9,6 @@ import nibabel
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-_Orientation = Float[np.ndarray, "3 2"]
 _CANONICAL = nibabel.orientations.axcodes2ornt(("R", "A", "S"))
 _ROWS = 2**25  # numbers in one block that `restore_rows` gives
 

@@ -18,9 +18,8 @@ FILTERS = (16, 32, 64, 128, 256)
 _STRIDES = 16  # both networks halve the resolution four times
 _THICK = 3.0  # ratio of the largest spacing to the middle one from which slices are apart
 _THIN = 32  # voxels along the shortest side below which a 3D network has little to see
-_MAPS = (
-    16  # arrays of a resolution's channels that a training step keeps: four layers of three, skips
-)
+# Arrays of a resolution's channels that a training step keeps: four layers of three, and skips.
+_MAPS = 16
 _AIR = -500.0  # Hounsfield units: what lies below was not measured by MRI
 
 

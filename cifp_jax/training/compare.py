@@ -8,7 +8,7 @@ from cifp_jax.data import splits
 from cifp_jax.files import write_json
 from cifp_jax.inference import prediction
 from cifp_jax.reports.pictures import draw_comparison
-from cifp_jax.reports.summaries import print_comparison
+from cifp_jax.reports.summaries import print_comparison, reported_summary
 from cifp_jax.training import loop, scoring
 from cifp_jax.training.progress import CONSOLE
 
@@ -31,10 +31,16 @@ def run(config: Config, split: splits.Split, workdir: pathlib.Path, *, mode: str
         summary = (loop.train if mode == "train" else scoring.score_run)(single, split, folder)
         if not summary:
             return  # stopped half-way, or no case to evaluate: said already
-        summaries[name] = scoring.reported(summary)
+        summaries[name] = reported_summary(summary)
         predicts[name] = scoring.load_predict(single, folder, summaries[name]["facts"]["step"])
     print_comparison(CONSOLE, summaries)
     write_json(workdir / "comparison.json", summaries)
     cases = (split.validation or split.test)[: config.evaluation.overlays]
     if cases:
-        draw_comparison(predicts, cases, prediction.read_volume(config), workdir / "comparison.png")
+        draw_comparison(
+            predicts,
+            cases,
+            prediction.read_volume(config),
+            workdir / "comparison.png",
+            largest_component=config.evaluation.largest_component,
+        )

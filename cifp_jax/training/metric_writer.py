@@ -6,7 +6,7 @@ from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
-from cifp_jax.files import write_text
+from cifp_jax.files import write_list
 
 
 class MetricWriter:
@@ -20,7 +20,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
+            write_list(path, kept)
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
@@ -37,7 +37,7 @@ class MetricWriter:
         self._events.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """One row of the JSONL file, one event per scalar."""
+        """Writes one row to the JSONL file, and one event for each scalar."""
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():

@@ -8,11 +8,11 @@ CONSOLE = Console(highlight=False)
 
 
 class Progress:
-    """One line per log point: step, loss, images per second, time left.
+    """Prints a line at each log point: step, loss, images per second, time left.
 
     Speed is that of the steps since the line before, or since a validation where one came between:
-    it leaves out the time of validations, and so does the time left. The first line holds the
-    compilation.
+    it leaves out the time of validations, and so does the time left. The first line includes the
+    time of the compilation.
     """
 
     def __init__(self, console: Console, first: int, steps: int, images: int) -> None:

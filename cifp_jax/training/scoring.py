@@ -183,7 +183,13 @@ def _score(
             if network.facts["reported"]:
                 worst = evaluation.worst_first()[: config.evaluation.overlays]
                 drawn = [cases[i] for i in worst]
-                draw_overlays(network.predict, drawn, prediction.read_volume(config), folder / key)
+                draw_overlays(
+                    network.predict,
+                    drawn,
+                    prediction.read_volume(config),
+                    folder / key,
+                    largest_component=config.evaluation.largest_component,
+                )
     if summaries:
         print_table(CONSOLE, summaries, f"{title}, {config.data.name}")
     write_report(
@@ -198,9 +204,3 @@ def load_predict(config: Config, workdir: pathlib.Path, step: int) -> Predict:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.make_state(config), step)
     return prediction.make_predictor(config)(network_variables(state, config.evaluation.weights))
-
-
-def reported(summaries: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary that a run is known by: of its test list where it has one, else validation."""
-    chosen = [s for s in summaries.values() if s["facts"]["reported"]]
-    return next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])

@@ -64,16 +64,16 @@ def mask(seed, shape=(20, 18, 4), values=3):
     return np.random.default_rng(seed).integers(0, values, shape).astype(np.uint8)
 
 
-def nnunet(root, labelled=5):
+def nnunet(root, labeled=5):
     """Two channels, three classes; the last of imagesTr and one in imagesUn have no mask."""
-    for i in range(labelled + 1):
+    for i in range(labeled + 1):
         for channel in range(2):
             nifti(
                 root / f"imagesTr/case{i}_{channel:04}.nii.gz",
                 scan(10 * i + channel),
                 ANISOTROPIC,
             )
-        if i < labelled:
+        if i < labeled:
             nifti(root / f"labelsTr/case{i}.nii.gz", mask(i), ANISOTROPIC)
     for name in ("imagesUn/free", "imagesTs/new"):
         for channel in range(2):
