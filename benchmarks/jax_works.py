@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.sides import Work
 from cifp_jax import host, parallel
 from cifp_jax.config import default_config
-from cifp_jax.data import splits
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference import prediction
 from cifp_jax.training import build
 from cifp_jax.training.state import network_variables
@@ -91,7 +91,7 @@ def predict(
     host.keep_memory()
     host.use_cores((), 1)
     config = configuration(network, "supervised", patch, 2)
-    rank = splits.LAYOUTS[config.data.name].rank
+    rank = find_layout(config.data.name).rank
     config.evaluation.batch = batch
     if rank == 3:
         config.evaluation.stride = tuple(stride)

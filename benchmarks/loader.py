@@ -18,7 +18,8 @@ from benchmarks import torch_works
 from benchmarks.sides import Work, interleave
 from cifp_jax import parallel
 from cifp_jax.config import default_config
-from cifp_jax.data import sources, splits, transforms
+from cifp_jax.data import sources, transforms
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.training import build
 
 BATCHES = 40  # in one turn
@@ -132,7 +133,7 @@ def main() -> None:
             config.data.phantoms = 20
             build.make_split(config)
         results, errors = interleave({"cifp_jax": ours, "pytorch": pytorch}, options, args.repeats)
-        rank = splits.LAYOUTS[args.layout].rank
+        rank = find_layout(args.layout).rank
         name = f"{BATCHES} batches of {24 if rank == 2 else 4} images, {args.workers} workers"
         row = results.row(name, results, errors, {})
         if args.steps:

@@ -6,12 +6,14 @@ needed to use it.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from cifp_jax.data import splits
-from cifp_jax.inference.weights import NORMALISATION, Weights, save_weights
+from cifp_jax.inference import prediction
+from cifp_jax.inference.weights import Weights, save_weights
 from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.run_folder import load_config
@@ -48,8 +50,7 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
             "downsample": data.downsample,
             "channels": data.channels,
         },
-        "preparation": config.preparation.to_dict(),
-        "normalisation": NORMALISATION[data.name],
+        "preparation": dataclasses.asdict(prediction.preparation(config)),
         "evaluation": {"largest_component": config.evaluation.largest_component},
         "method": config.method.name,
         "step": step,

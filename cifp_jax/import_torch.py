@@ -10,6 +10,7 @@ and UA-MT train the one without, which is the one that is meant here.
 """
 
 import argparse
+import dataclasses
 import importlib
 import pathlib
 import pickle
@@ -21,8 +22,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cifp_jax.inference.weights import NORMALISATION, Weights, save_weights
+from cifp_jax.inference.weights import Weights, save_weights
 from cifp_jax.models import make_network
+from cifp_jax.scans import preparation
 
 Tensors = dict[str, np.ndarray]
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -107,8 +109,9 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
         raise ValueError("its U-Net goes up by transposed convolutions, this one by interpolation.")
     if "encoder.in_conv.conv_conv.0.weight" in left:
         name, data, patch, layers = "unet", "acdc", (256, 256), _unet_layers()
+        prepared = preparation.ACDC
     elif "block_one.conv.0.weight" in left or "encoder.block_one.conv.0.weight" in left:
-        name, data, patch = "vnet", "la", (112, 112, 80)
+        name, data, patch, prepared = "vnet", "la", (112, 112, 80), preparation.LA
         layers = _vnet_layers("encoder.block_one.conv.0.weight" in left)
     else:
         raise ValueError(f"it is no U-Net or V-Net of a known naming: {', '.join(list(left)[:4])}.")
@@ -133,7 +136,7 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
     facts = {
         "network": {"name": name, "classes": classes, "filters": filters},
         "data": {"name": data, "patch_size": patch, "downsample": 1},
-        "normalisation": NORMALISATION[data],
+        "preparation": dataclasses.asdict(prepared),
         "method": "imported from PyTorch",
         "step": None,
         "training_list": {"labeled": [], "unlabeled": []},

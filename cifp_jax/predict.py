@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cifp_jax import files, host
 from cifp_jax.config import Config
-from cifp_jax.data import splits
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import largest_component
 from cifp_jax.inference import embedding, prediction
@@ -90,7 +90,7 @@ def prediction_config(config: Config) -> Config:
 
 def window_rows(config: Config) -> tuple[int, int]:
     """Side of a window along the first axis of a record, and the stride; of slices, 1."""
-    if splits.LAYOUTS[config.data.name].rank == 2:
+    if find_layout(config.data.name).rank == 2:
         return 1, 1
     factor = config.data.downsample
     return config.data.patch_size[0] * factor, config.evaluation.stride[0] * factor

@@ -140,8 +140,8 @@ def _share_out(
     """
     there = [fact.case for fact in facts if fact.case.name in written]
     tested = {patient(case.name) for case in there if case.test}
-    labelled = [case.name for case in there if case.label and patient(case.name) not in tested]
-    patients = list(dict.fromkeys(map(patient, labelled)))
+    labeled = [case.name for case in there if case.label and patient(case.name) not in tested]
+    patients = list(dict.fromkeys(map(patient, labeled)))
     count = len(patients) // _VALIDATION_SHARE if wanted is None else wanted
     if not 0 <= count < max(len(patients), 1):
         raise ValueError(
@@ -151,9 +151,9 @@ def _share_out(
     held_out = set(np.random.default_rng(0).permutation(patients)[:count].tolist())
     free = [c.name for c in there if not c.label and patient(c.name) not in held_out | tested]
     return {
-        "labelled": [name for name in labelled if patient(name) not in held_out],
+        "labelled": [name for name in labeled if patient(name) not in held_out],
         "unlabelled": free,
-        "validation": [name for name in labelled if patient(name) in held_out],
+        "validation": [name for name in labeled if patient(name) in held_out],
         "test": [case.name for case in there if case.test],
     }
 
@@ -193,7 +193,7 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
     files.write_json(out / "fingerprint.json", found)
     values = plan.settings(
         planned,
-        labelled=len({patient(name) for name in lists["labelled"]}),
+        labeled=len({patient(name) for name in lists["labelled"]}),
         validation=len(lists["validation"]),
         tested=bool(lists["test"]),
         bytes_on_disk=size,
@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder in (arguments.raw, arguments.masks):
             if folder is not None and not folder.exists():
                 raise FileNotFoundError(f"{folder}: this folder is missing. Name another.")
-        kind = "" if arguments.masks else challenges.recognise(arguments.raw)
+        kind = "" if arguments.masks else challenges.recognize(arguments.raw)
         failures = prepare_challenge(kind, arguments) if kind else prepare_own(arguments)
     except (ValueError, OSError) as error:
         CONSOLE.print(f"error: {error}", markup=False)

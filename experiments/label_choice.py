@@ -25,6 +25,7 @@ from jaxtyping import Integer
 from scipy import stats
 
 from cifp_jax.data import sources, splits
+from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.evaluation import metrics, ranking
 from cifp_jax.files import write_json, write_text
 from cifp_jax.inference import embedding, prediction
@@ -57,7 +58,7 @@ def write_root(data: pathlib.Path, root: pathlib.Path, first: Sequence[str]) -> 
         link = root / name
         link.unlink(missing_ok=True)
         link.symlink_to((data / name).resolve())
-    layout = splits.LAYOUTS["acdc"]
+    layout = LAYOUTS["acdc"]
     lines = (data / layout.train_list).read_text().split()
     place = {patient: i for i, patient in enumerate(first)}
     lines.sort(key=lambda line: place.get(splits.patient(line), len(place)))
@@ -81,7 +82,7 @@ def cell(
 
 def listed_patients(data: pathlib.Path) -> list[str]:
     """The training patients in the order of their list."""
-    lines = (data / splits.LAYOUTS["acdc"].train_list).read_text().split()
+    lines = (data / LAYOUTS["acdc"].train_list).read_text().split()
     return list(dict.fromkeys(splits.patient(line) for line in lines))
 
 

@@ -27,7 +27,10 @@ def root(tmp_path_factory):
         ("evaluation.empty", "nan", "known: diagonal, literature"),
         ("training.accumulate", 3, "batch_labeled=2 cannot be cut into multiples of 3"),
         ("data.patch_size", (32,), "must be 2 positive numbers"),
-        ("data.downsample", 2, "1 for slices"),
+        ("data.downsample", 0, "config.data.downsample must be at least 1"),
+        ("data.downsample", 2, "config.data.downsample must be 1 for acdc"),
+        ("data.channels", 2, "config.data.channels must be 1 for acdc"),
+        ("preparation.canonical", True, "those of acdc are always prepared in the same way"),
         ("data.on_device", True, "not acdc; set config.data.on_device=False"),
         ("training.steps", 0, "config.training.steps must be at least 1"),
     ],
@@ -84,6 +87,21 @@ def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):
         build.check_config(config)
     config.data.name = "volumes"
     with pytest.raises(ValueError, match="not volumes"):
+        build.check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "answer"),
+    [
+        ("downsample", 2, "config.data.downsample must be 1 for volumes"),
+        ("phantoms", 4, "written for la, acdc only, and not for volumes"),
+    ],
+)
+def test_what_prepared_scans_do_not_allow(key, value, answer, root):
+    config = small(root, name="volumes", patch_size=(16, 16, 16), channels=2)
+    build.check_config(config)
+    config.data[key] = value
+    with pytest.raises(ValueError, match=answer):
         build.check_config(config)
 
 

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cifp_jax import parallel
 from cifp_jax.data import pipeline
+from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
 from cifp_jax.training import device_scans
@@ -36,6 +37,7 @@ def split(tmp_path):
 
 def batches(split, **changes):
     settings = {"classes": 3, "patch_size": PATCH, "batch_labeled": 4, "batch_unlabeled": 8}
+    settings["layout"] = LAYOUTS["la"]
     return pipeline.make_train_iterator(split, **settings, seed=5, **changes)
 
 

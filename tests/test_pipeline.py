@@ -9,6 +9,7 @@ import pytest
 from grain import checkpoint as grain_checkpoint
 
 from cifp_jax.data import pipeline
+from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
 from tests.support.steps import assert_same
@@ -37,6 +38,7 @@ def split(tmp_path):
 
 def make(split, **changes):
     settings = {
+        "layout": LAYOUTS["acdc"],
         "classes": 2,
         "patch_size": (16, 16),
         "batch_labeled": 2,
@@ -182,7 +184,7 @@ def test_scans(tmp_path):
         file["image"] = np.arange(20 * 20 * 12, dtype=np.float32).reshape(20, 20, 12)
         file["label"] = np.zeros((20, 20, 12), np.uint8)
     split = Split((Case("scan", path),), (Case("scan", path),), (), ())
-    batch = next(make(split, patch_size=(8, 6, 4), downsample=2))
+    batch = next(make(split, layout=LAYOUTS["la"], patch_size=(8, 6, 4), downsample=2))
     assert batch["labeled"]["image"].shape == (2, 8, 6, 4, 1)
     assert batch["labeled"]["label"].shape == (2, 8, 6, 4)
 
@@ -194,7 +196,8 @@ def test_what_is_drawn_without_the_scans(tmp_path):
             file["image"] = np.zeros(shape, np.float32)
         cases.append(Case(str(i), tmp_path / f"{i}.h5"))
     split = Split(tuple(cases[:1]), tuple(cases[1:]), (), ())
-    drawn = take(make(split, patch_size=(8, 8, 4), on_device=True), 30)
+    settings = {"layout": LAYOUTS["la"], "patch_size": (8, 8, 4), "on_device": True}
+    drawn = take(make(split, **settings), 30)
     found = jax.tree.map(lambda a: (a.shape, a.dtype.name), drawn[0]["unlabeled"])
     one = ((4,), "int32")
     rest = {"case": one, "quarter_turns": one, "mirrored_axis": one, "index": one}
@@ -212,8 +215,8 @@ def test_what_is_drawn_without_the_scans(tmp_path):
     assert set(all_drawn["labeled"]["case"]) == {0}
     assert set(all_drawn["unlabeled"]["case"]) == {1, 2}
     assert set(all_drawn["labeled"]["quarter_turns"]) == {0, 1, 2, 3}
-    with pytest.raises(ValueError, match="three sides, no crop"):
-        make(split, patch_size=(8, 8, 4), on_device=True, crop=True)
+    with pytest.raises(ValueError, match="serves a layout of turned_crops, not of crops"):
+        make(split, **settings | {"layout": LAYOUTS["volumes"]})
 
 
 @pytest.mark.parametrize("changes", [{"batch_labeled": 0}, {"process_count": 3}])
@@ -222,6 +225,20 @@ def test_batches_that_cannot_be_shared_out(split, changes):
         make(split, **changes)
 
 
-def test_patch_of_no_known_rank(split):
-    with pytest.raises(ValueError, match="two sides or three"):
+def test_patch_of_another_rank(split):
+    with pytest.raises(ValueError, match=r"\(4,\) must have 2 sides"):
         make(split, patch_size=(4,))
+
+
+@pytest.mark.parametrize("layout", ["acdc", "slices"])
+def test_slices_are_resized_whole_or_cut_at_their_spacing(tmp_path, layout):
+    """A checkerboard of ones and zeros: a crop keeps it, halving the sides does not."""
+    path = tmp_path / "board.h5"
+    with h5py.File(path, "w") as file:
+        file["image"] = np.indices((16, 16)).sum(axis=0) % 2
+        file["label"] = np.zeros((16, 16), np.uint8)
+    split = Split((Case("board", path),), (Case("board", path),), (), ())
+    batches = take(make(split, layout=LAYOUTS[layout], patch_size=(8, 8)), 10)
+    images = np.concatenate([batch["unlabeled"]["image"] for batch in batches])[..., 0]
+    is_board = [(np.diff(i, axis=0) != 0).all() and (np.diff(i) != 0).all() for i in images]
+    assert all(is_board) if layout == "slices" else not any(is_board)

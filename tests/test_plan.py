@@ -9,9 +9,9 @@ GPU = Machine(24 * 2**30, 1, True)
 CPU = Machine(8 * 2**30, 1, False)
 
 
-def fingerprint(spacing=(1.0, 1.0, 1.0), box=(100, 90, 80), minimum=0.0, labelled=4):
+def fingerprint(spacing=(1.0, 1.0, 1.0), box=(100, 90, 80), minimum=0.0, labeled=4):
     return {
-        "labelled": labelled,
+        "labeled": labeled,
         "median_spacing": [float(s) for s in spacing],
         "median_box": [float(n) for n in box],
         "highest_minimum": [minimum],
@@ -30,7 +30,7 @@ def test_alike_spacings_give_3d_at_their_median():
     planned = make(fingerprint(spacing=(0.6, 0.6, 1.2)))
     assert (planned.rank, planned.preparation.spacing) == (3, (0.6, 0.6, 1.2))
     assert planned.patch == (112, 96, 80)  # rounded up to what the strides divide
-    assert planned.preparation.normalisation == (("zscore",),)
+    assert planned.preparation.normalization == (("zscore",),)
 
 
 @pytest.mark.parametrize(
@@ -92,19 +92,19 @@ def test_cpus_get_less():
 def test_ct_keeps_its_scale(name, minimum, fixed):
     planned = make(fingerprint(minimum=minimum), channels=(name,) if name else ())
     rule = ("fixed", -50.0, 200.0, 80.0, 30.0) if fixed else ("zscore",)
-    assert planned.preparation.normalisation == (rule,)
+    assert planned.preparation.normalization == (rule,)
 
 
 def test_nothing_to_learn_from():
     with pytest.raises(ValueError, match=r"None of the cases has a mask.*Draw masks"):
-        make(fingerprint(labelled=0))
+        make(fingerprint(labeled=0))
     with pytest.raises(ValueError, match=r"one value only, \[0\]"):
         make(fingerprint(), labels={0: "background"})
 
 
 def test_the_configuration_says_why():
     planned = make(fingerprint())
-    values = plan.settings(planned, labelled=3, validation=0, tested=True, bytes_on_disk=10**9)
+    values = plan.settings(planned, labeled=3, validation=0, tested=True, bytes_on_disk=10**9)
     text = plan.config_text(planned, values)
     lines = text.splitlines()
     comments = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))

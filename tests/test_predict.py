@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
     config.preparation.update(
         {
             "canonical": True,
-            "normalisation": (("fixed", 0.0, 200.0, 100.0, 100.0),),
+            "normalization": (("fixed", 0.0, 200.0, 100.0, 100.0),),
             "label_names": ("background", "rim", "core"),
             "label_values": (0, 2, 7),
         }
@@ -223,7 +223,7 @@ def test_acdc_runs_see_slices_scaled_as_in_training(run):
     del config["preparation"]  # a run from before there was any
     (run / "config.json").write_text(json.dumps(config))
     loaded = predict.prediction_config(run_folder.load_config(run))
-    assert prediction.preparation(loaded).normalisation == (("minmax",),)
+    assert prediction.preparation(loaded).normalization == (("minmax",),)
     assert predict.window_rows(loaded) == (1, 1)
     assert loaded.method.stages == (3, 4, 5)
 

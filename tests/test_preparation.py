@@ -69,12 +69,12 @@ def test_zero_keeps_the_spacing_of_an_axis():
 def test_normalisation_by_hand():
     scan = volume(np.array([1, 1, 3, 3], np.uint8).reshape(1, 2, 2), np.eye(4))
     np.testing.assert_array_equal(Preparation().image(scan).ravel(), [-1, -1, 1, 1])
-    smallest = Preparation(normalisation=(("minmax",),))
+    smallest = Preparation(normalization=(("minmax",),))
     np.testing.assert_array_equal(smallest.image(scan).ravel(), [0, 0, 1, 1])
-    fixed = Preparation(normalisation=(("fixed", 0.0, 2.0, 1.0, 0.5),))
+    fixed = Preparation(normalization=(("fixed", 0.0, 2.0, 1.0, 0.5),))
     np.testing.assert_array_equal(fixed.image(scan).ravel(), [0, 0, 2, 2])
     both = volume(np.stack([scan.array] * 2, axis=-1), np.eye(4))
-    mixed = Preparation(normalisation=(("zscore",), ("minmax",))).image(both)
+    mixed = Preparation(normalization=(("zscore",), ("minmax",))).image(both)
     np.testing.assert_array_equal(mixed[0, :, :, 0].ravel(), [-1, -1, 1, 1])
     np.testing.assert_array_equal(mixed[0, :, :, 1].ravel(), [0, 0, 1, 1])
 

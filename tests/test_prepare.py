@@ -57,7 +57,7 @@ def test_fingerprint(prepared):
     found = json.loads((prepared / "fingerprint.json").read_text())
     np.testing.assert_allclose(found["median_spacing"], (2, 2, 7), rtol=1e-5)
     assert found["median_shape"] == [18, 20, 4]
-    assert (found["cases"], found["labelled"]) == (7, 5)
+    assert (found["cases"], found["labeled"]) == (7, 5)
     assert sum(found["values"].values()) == 5 * 20 * 18 * 4
     assert found["by_case"]["free"]["values"] == {}
 

@@ -1,5 +1,6 @@
 """A run's network as a file: the same figures, an honest header, clear refusals."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -13,9 +14,11 @@ import safetensors.numpy
 
 from cifp_jax import export as export_command
 from cifp_jax.config import default_config
+from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
+from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training import build, loop, run_folder
 from configs import acdc, la
 from tests.support.runs import small
@@ -23,6 +26,7 @@ from tests.support.runs import small
 FACTS = {
     "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
     "data": {"name": "acdc", "patch_size": [32, 32], "downsample": 1},
+    "preparation": json.loads(json.dumps(dataclasses.asdict(LAYOUTS["acdc"].preparation))),
     "method": "cifp",
     "step": 3,
     "training_list": {"labeled": ["patient001"], "unlabeled": []},
@@ -94,6 +98,11 @@ def test_other_files_are_refused(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(2)}, path)
     with pytest.raises(ValueError, match="lacking: network, data"):
         load_weights(path)
+    metadata = {name: json.dumps(fact) for name, fact in FACTS.items()}
+    older = metadata | {"format": "cifp-jax-weights-1"}
+    safetensors.numpy.save_file({"a": np.zeros(2)}, path, metadata=older)
+    with pytest.raises(ValueError, match=r"'cifp-jax-weights-1', where 'cifp-.*-2'.* again with"):
+        load_weights(path)
 
 
 @pytest.mark.slow
@@ -108,7 +117,9 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
         "filters": [2, 2, 4, 4, 4],
     }
     assert (weights.facts["method"], weights.facts["step"]) == ("supervised", 2)
-    assert "minimum 0 and maximum 1" in weights.facts["normalisation"]
+    preparation = weights.facts["preparation"]
+    assert (preparation["normalization"], preparation["axes"]) == ([["minmax"]], [2, 1, 0])
+    assert "normalisation" not in weights.facts  # nothing else says how, or says it otherwise
     patients = weights.facts["training_list"]
     assert (len(patients["labeled"]), len(patients["unlabeled"])) == (2, 1)
 
@@ -192,9 +203,12 @@ def test_a_run_goes_on_as_the_run_that_it_is(part, key, value, tmp_path):
 )
 def test_weights_of_other_data_are_refused(part, key, value):
     config = default_config()
-    config.data.name, config.model.classes = "acdc", 4
+    config.data.name, config.model.classes = "volumes", 4
     config.preparation.spacing = (1.0, 1.0, 1.0)
-    facts = FACTS | {"preparation": config.preparation.to_dict()}
+    facts = FACTS | {
+        "data": FACTS["data"] | {"name": "volumes"},
+        "preparation": config.preparation.to_dict(),
+    }
     file = pathlib.Path("x.safetensors")
     run_folder.check_same_data(config, file, json.loads(json.dumps(facts)))
     facts[part] = facts[part] | {key: value}
@@ -203,11 +217,46 @@ def test_weights_of_other_data_are_refused(part, key, value):
         run_folder.check_same_data(config, file, other)
 
 
+def test_weights_of_scans_prepared_in_another_way_are_refused():
+    """What counts is what a layout's scans go through, whatever `config.preparation` holds."""
+    config = default_config()
+    config.data.name, config.model.classes = "acdc", 4
+    file = pathlib.Path("x.safetensors")
+    run_folder.check_same_data(config, file, FACTS)
+    facts = FACTS | {"preparation": FACTS["preparation"] | {"normalization": [["zscore"]]}}
+    with pytest.raises(ValueError, match=r"is of data with preparation=.*zscore.* has .*minmax"):
+        run_folder.check_same_data(config, file, facts)
+
+
+RELEASED = sorted((pathlib.Path(__file__).parents[1] / "experiments/weights").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("file", RELEASED, ids=lambda file: file.stem)
+def test_released_files_say_how_their_scans_were_prepared(file):
+    config, variables = run_folder.load_network(file)
+    layout = LAYOUTS[config.data.name]
+    assert Preparation(**config.preparation.to_dict()) == layout.preparation
+    assert prediction.preparation(config) == layout.preparation
+    run_folder.check_same_data(config, file, load_weights(file).facts)
+    assert set(variables) == {"params", "batch_stats"}
+
+
+def test_there_are_released_files():
+    assert len(RELEASED) == 2
+
+
+def test_a_file_of_an_unknown_layout_names_those_that_are_known(tmp_path):
+    save_weights(tmp_path / "x", Weights(VARIABLES, FACTS | {"data": {"name": "mri"}}))
+    config, _ = run_folder.load_network(tmp_path / "x")
+    with pytest.raises(ValueError, match=r"config\.data\.name is 'mri'; known: la, acdc"):
+        prediction.preparation(config)
+
+
 def test_a_file_of_weights_keeps_the_rule_for_masks(tmp_path):
     facts = FACTS | {"evaluation": {"largest_component": True}}
     save_weights(tmp_path / "x", Weights(VARIABLES, facts))
     assert run_folder.load_network(tmp_path / "x")[0].evaluation.largest_component
-    save_weights(tmp_path / "y", Weights(VARIABLES, FACTS))  # an older file
+    save_weights(tmp_path / "y", Weights(VARIABLES, FACTS))  # an imported file
     assert not run_folder.load_network(tmp_path / "y")[0].evaluation.largest_component
 
 

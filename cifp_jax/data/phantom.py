@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.transforms import Arrays
 from cifp_jax.files import write_record, write_text
 
 _MARKER = "phantoms.json"
+_TESTS = "test.list"
 _Field = Float[np.ndarray, "*_"]
 _Sides = Sequence[float] | Float[np.ndarray, "_"]
 
@@ -35,7 +37,7 @@ def _sum(fields: Sequence[_Field]) -> _Field:
 
 def _disc(
     points: Sequence[_Field],
-    centre: _Sides,
+    center: _Sides,
     radii: _Sides,
     angle: float = 0.0,
     waves: tuple[_Field, _Field] | None = None,
@@ -44,7 +46,7 @@ def _disc(
 
     The first two axes are turned by `angle` (radians); `waves` bend the outline in their plane.
     """
-    moved = [p - c for p, c in zip(points, centre, strict=True)]
+    moved = [p - c for p, c in zip(points, center, strict=True)]
     y, x = moved[0], moved[1]
     moved[0] = np.cos(angle) * y + np.sin(angle) * x
     moved[1] = np.cos(angle) * x - np.sin(angle) * y
@@ -80,11 +82,11 @@ def _organs(
     """Paints round organs and vessels into `clean`, outside the middle, some as bright as blood."""
     for _ in range(count):
         direction, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.55, 0.95)
-        centre = [far * np.cos(direction), far * np.sin(direction)]
-        centre += [rng.uniform(-0.8, 0.8) for _ in points[2:]]
+        center = [far * np.cos(direction), far * np.sin(direction)]
+        center += [rng.uniform(-0.8, 0.8) for _ in points[2:]]
         radii = rng.uniform(0.08, 0.38, len(points))
         value = blood * rng.uniform(0.8, 1.1) if rng.random() < 0.5 else rng.uniform(0.1, 0.8)
-        clean[_disc(points, centre, radii, rng.uniform(0, np.pi)) < 1] = value
+        clean[_disc(points, center, radii, rng.uniform(0, np.pi)) < 1] = value
 
 
 def short_axis(
@@ -99,7 +101,7 @@ def short_axis(
     points = _grid(shape)
     blood, muscle = rng.uniform(0.55, 0.9), rng.uniform(0.2, 0.45)
     lung, body, around = rng.uniform((0.02, 0.2, 0.02), (0.15, 0.6, 0.6))
-    centre, tilt = rng.uniform(-0.22, 0.22, 2), rng.uniform(-0.6, 0.6)  # the tilt in radians
+    center, tilt = rng.uniform(-0.22, 0.22, 2), rng.uniform(-0.6, 0.6)  # the tilt in radians
     radius, wall = rng.uniform(0.19, 0.3), rng.uniform(0.08, 0.14)
     squash, waves, right_waves = rng.uniform(0.85, 1.18), _waves(rng, 0.12), _waves(rng, 0.2)
     right_length, right_width = rng.uniform(1.0, 1.4), rng.uniform(0.65, 1.05)
@@ -118,7 +120,7 @@ def short_axis(
     for contraction in (1.0, rng.uniform(0.55, 0.8)):
         clean, label = [], []
         for depth in np.linspace(0.0, 1.0, slices):
-            middle = centre + depth * drift
+            middle = center + depth * drift
             taper = np.sqrt(1.0 - 0.8 * depth**2)  # the chambers narrow towards the apex
             inner = radius * taper * contraction
             outer = radius * taper * (0.5 + 0.5 * contraction) + wall * (1.5 - 0.5 * contraction)
@@ -158,17 +160,17 @@ def left_atrium(rng: np.random.Generator, shape: Sequence[int]) -> Arrays:
       `image` float32 (X, Y, Z), zero mean and unit variance, and `label` uint8 (X, Y, Z): 1 atrium.
     """
     points = _grid(shape)
-    centre = rng.uniform(-0.15, 0.15, 3)
+    center = rng.uniform(-0.15, 0.15, 3)
     radii = rng.uniform((0.34, 0.28, 0.38), (0.52, 0.43, 0.6))
     tilt, blood = rng.uniform(-0.5, 0.5), rng.uniform(0.5, 0.9)
 
-    chamber = _disc(points, centre, radii, tilt, _waves(rng, 0.15)) < 1
+    chamber = _disc(points, center, radii, tilt, _waves(rng, 0.15)) < 1
     away = rng.normal((0.8, 0.6, 0.3), 0.15)  # the appendage
-    chamber |= _disc(points, centre + away * radii, radii * rng.uniform(0.25, 0.5, 3), tilt) < 1
+    chamber |= _disc(points, center + away * radii, radii * rng.uniform(0.25, 0.5, 3), tilt) < 1
     vessels = np.zeros_like(chamber)
     for side in (-1.0, 1.0):
         for level in (-0.45, 0.45):
-            start = centre + radii * (side * 0.75, -0.35, level)
+            start = center + radii * (side * 0.75, -0.35, level)
             along = np.array([side, rng.uniform(-0.7, 0.1), rng.uniform(-0.4, 0.4) + 0.3 * level])
             along /= np.linalg.norm(along)
             offset = [p - s for p, s in zip(points, start, strict=True)]
@@ -185,9 +187,9 @@ def left_atrium(rng: np.random.Generator, shape: Sequence[int]) -> Arrays:
     clean[lung] = rng.uniform(0.02, 0.15)
     _organs(rng, clean, points, count=int(rng.integers(5, 10)), blood=blood)
     # The left ventricle and the aorta touch the atrium and hold the same blood.
-    below = centre + radii * (0.2, 1.1, 0.2) + (0.0, 0.25, 0.0)
+    below = center + radii * (0.2, 1.1, 0.2) + (0.0, 0.25, 0.0)
     clean[_disc(points, below, rng.uniform(0.2, 0.38, 3), tilt) < 1] = blood * rng.uniform(0.85, 1)
-    aorta = centre[:2] - radii[:2] * (0.1, 1.0) - (0.0, 0.14)
+    aorta = center[:2] - radii[:2] * (0.1, 1.0) - (0.0, 0.14)
     clean[_disc(points[:2], aorta, (0.12, 0.12))[..., 0] < 1] = blood * rng.uniform(0.85, 1)
     wall = np.asarray(ndimage.binary_dilation(chamber), dtype=bool)
     clean[wall] = rng.uniform(0.2, 0.4)
@@ -203,34 +205,36 @@ def _write_slices(
     root: pathlib.Path, counts: Mapping[str, int], seed: int, shape: Sequence[int]
 ) -> dict[str, list[str]]:
     """Writes the patients in the ACDC layout; returns the lists."""
-    lists: dict[str, list[str]] = {"train_slices.list": [], "val.list": [], "test.list": []}
+    layout = LAYOUTS["acdc"]
+    lists: dict[str, list[str]] = {layout.train_list: [], layout.validation_list: [], _TESTS: []}
     kinds = [kind for kind, n in zip(lists, counts.values(), strict=True) for _ in range(n)]
     for number, kind in enumerate(kinds, start=1):
         rng = np.random.default_rng([seed, 2, number])
         frames = short_axis(rng, shape, slices=int(rng.integers(5, 8)))
         for frame, records in enumerate(frames, start=1):
             name = f"patient{number:03}_frame{frame:02}"
-            if kind == "train_slices.list":
+            if kind == layout.train_list:
                 for z, record in enumerate(records):
                     lists[kind].append(f"{name}_slice_{z}")
-                    write_record(root / f"data/slices/{lists[kind][-1]}.h5", record)
+                    write_record(root / layout.train_file.format(lists[kind][-1]), record)
             else:
                 lists[kind].append(name)
                 volume = {key: np.stack([r[key] for r in records]) for key in records[0]}
-                write_record(root / f"data/{name}.h5", volume)
+                write_record(root / layout.volume_file.format(name), volume)
     return lists
 
 
 def _write_scans(
     root: pathlib.Path, counts: Mapping[str, int], seed: int, shape: Sequence[int]
 ) -> dict[str, list[str]]:
-    """Writes the scans in the LA layout, validation last in train.list; returns the lists."""
+    """Writes the scans in the LA layout, validation last in its list; returns the lists."""
+    layout = LAYOUTS["la"]
     names = [f"scan{number:03}" for number in range(1, sum(counts.values()) + 1)]
     for number, name in enumerate(names, start=1):
         record = left_atrium(np.random.default_rng([seed, 3, number]), shape)
-        write_record(root / name / "mri_norm2.h5", record)
+        write_record(root / layout.train_file.format(name), record)
     in_training = counts["train"] + counts["validation"]
-    return {"train.list": names[:in_training], "test.list": names[in_training:]}
+    return {layout.train_list: names[:in_training], _TESTS: names[in_training:]}
 
 
 def write_phantoms(
@@ -275,7 +279,7 @@ def write_phantoms(
             )
     elif root.is_dir() and any(root.iterdir()):
         raise ValueError(f"{root} holds data that are no phantoms. Name an empty or new folder.")
-    if (root / "test.list").is_file():  # written last
+    if (root / _TESTS).is_file():  # written last
         return
     root.mkdir(parents=True, exist_ok=True)
     write_text(marker, settings)

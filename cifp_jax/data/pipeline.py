@@ -8,11 +8,17 @@ import grain
 import numpy as np
 
 from cifp_jax.data import sources, transforms
+from cifp_jax.data.layouts import Layout
 from cifp_jax.data.splits import Split
 from cifp_jax.data.transforms import Arrays
 
 Batch = dict[str, Arrays]
 
+_AUGMENT = {
+    "resized_slices": transforms.weak_slice,
+    "turned_crops": transforms.weak_scan,
+    "crops": transforms.weak_crop,
+}
 _LABELED, _UNLABELED = 0, 1
 _READ_AHEAD = 2  # batches, in each worker
 _LAST_POSITION = 2**31 - 1  # of an int32 index
@@ -116,13 +122,13 @@ def _join(streams: tuple[Arrays, Arrays]) -> Batch:
 def make_train_iterator(
     split: Split,
     *,
+    layout: Layout,
     classes: int,
     patch_size: Sequence[int],
     batch_labeled: int,
     batch_unlabeled: int,
     seed: int,
     channels: int = 1,
-    crop: bool = False,
     downsample: int = 1,
     on_device: bool = False,
     workers: int = 0,
@@ -144,39 +150,35 @@ def make_train_iterator(
     With `on_device` both streams hold, in place of images and labels, what is drawn for the same
     crops, all int32: `case` (b,), the scan's number in `split.labeled + split.unlabeled`, `start`
     (b, 3), `quarter_turns` (b,), `mirrored_axis` (b,) and `index` (b,). The shapes of the scans are
-    all that is read of them; `training.resident` cuts the crops.
+    all that is read of them; `training.device_scans` cuts the crops.
 
     Args:
       split: labelled and unlabelled cases. Where no case is unlabelled (a fully supervised run),
         the labelled ones stand in the unlabelled stream, without their labels.
+      layout: of the cases; its `cut` says how an example is cut out of a record and augmented.
       classes: number of classes, background included.
-      patch_size: two sides: slices by `transforms.weak_slice`; three: `transforms.weak_scan`.
-      channels: of the images.
-      crop: augment by `transforms.weak_crop` instead.
+      patch_size: sides of an example, as many as the layout's rank.
       batch_labeled: labelled examples in a batch of all processes together.
       batch_unlabeled: unlabelled examples likewise.
       seed: not negative; order and augmentation of both streams follow from it.
+      channels: of the images.
       downsample: factor by which scans are averaged down when they are read.
-      on_device: draw the crops only; for three sides without `crop`.
+      on_device: draw the crops only, where `layout.may_lie_on_device`.
       workers: Grain worker processes; 0 reads in threads of this process. Each process keeps its
         own cache.
       cache_bytes: decoded scans kept in memory, in bytes, per process.
       process_index: this process, of `process_count`.
 
     Raises:
-      ValueError: batch sizes that the processes do not divide; `on_device` where crops are not
-        those of `transforms.weak_scan`; and, when the bad record's turn comes, what
-        `sources.read_case` raises.
+      ValueError: a patch of another rank than the layout's; batch sizes that the processes do not
+        divide; `on_device` where the layout does not allow it; and, when the bad record's turn
+        comes, what `sources.read_case` raises.
     """
-    rank = len(patch_size)
-    weak = {2: transforms.weak_slice, 3: transforms.weak_scan}.get(rank)
-    if weak is None:
-        raise ValueError(f"patch_size {tuple(patch_size)} must have two sides or three.")
-    if on_device and (crop or rank != 3):
-        raise ValueError("on_device needs the crops of transforms.weak_scan: three sides, no crop.")
-    augment = functools.partial(
-        transforms.weak_crop if crop else weak, patch_size=tuple(patch_size)
-    )
+    if len(patch_size) != layout.rank:
+        raise ValueError(f"patch_size {tuple(patch_size)} must have {layout.rank} sides.")
+    if on_device and not layout.may_lie_on_device:
+        raise ValueError(f"on_device serves a layout of turned_crops, not of {layout.cut}.")
+    augment = functools.partial(_AUGMENT[layout.cut], patch_size=tuple(patch_size))
     cache = sources.ScanCache(cache_bytes)
 
     def stream(number: int, cases: Sequence[sources.Case], size: int) -> grain.MapDataset[Arrays]:
@@ -196,7 +198,7 @@ def make_train_iterator(
             read = functools.partial(
                 sources.read_case,
                 classes=classes,
-                rank=rank,
+                rank=layout.rank,
                 labels=number == _LABELED,
                 downsample=downsample,
                 channels=channels,

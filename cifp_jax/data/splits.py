@@ -1,12 +1,11 @@
-"""Lists of cases to labelled, unlabelled, validation and test sets, for each layout of files."""
+"""The lists of a data set, read into labelled, unlabelled, validation and test cases."""
 
 import dataclasses
 import pathlib
 import re
 
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.data.sources import Case, slices_of
-from cifp_jax.scans import preparation
-from cifp_jax.scans.preparation import Preparation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,36 +16,6 @@ class Split:
     unlabeled: tuple[Case, ...]
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where a data set keeps its files. Paths hold `{}` for the name that stands in the list."""
-
-    rank: int  # number of axes of a training record
-    train_list: str
-    train_file: str
-    validation_list: str  # "": the last cases of the training list are set aside
-    volume_file: str  # of a validation or test case
-    preparation: Preparation | None  # of the scans; None: the configuration says
-    unlabeled_list: str = ""  # "": the training list goes on with the unlabelled cases
-    own: bool = False  # data of one's own: crops at their spacing, and lists that may be empty
-
-
-_OWN = ("labelled.list", "volumes/{}.h5", "validation.list", "volumes/{}.h5")
-LAYOUTS = {
-    "la": Layout(3, "train.list", "{}/mri_norm2.h5", "", "{}/mri_norm2.h5", preparation.LA),
-    "acdc": Layout(
-        2,
-        "train_slices.list",
-        "data/slices/{}.h5",
-        "val.list",
-        "data/{}.h5",
-        preparation.ACDC,
-    ),
-    "volumes": Layout(3, *_OWN, preparation=None, unlabeled_list="unlabelled.list", own=True),
-    "slices": Layout(2, *_OWN, preparation=None, unlabeled_list="unlabelled.list", own=True),
-}
 
 
 def patient(name: str) -> str:
@@ -113,37 +82,40 @@ def load_split(
     """Reads the lists of a data set.
 
     Args:
-      layout: a key of `LAYOUTS`. Of "slices", each slice of a listed volume is a training case.
+      layout: a key of `layouts.LAYOUTS`.
       root: folder that holds the lists.
       labeled: the cases of this many patients, in the order of the training list, are labelled. LA
         has one scan a patient; 1, 3, 7 and 14 patients of ACDC are the 32, 68, 136 and 256 slices
-        of the literature. All patients leave no unlabelled case, but for those of a list of their
-        own.
-      validation: LA only: the scans of this many patients, the last of the list, are set aside.
+        of the literature. Where all patients are labelled, only the layout's list of unlabelled
+        cases, if it has one, leaves any unlabelled.
+      validation: the cases of this many patients, the last of the training list, are set aside;
+        0 where the layout has a list of validation volumes.
       test_list: a list of test volumes beside the others (or its absolute path), "" for none.
 
     Raises:
       FileNotFoundError: the folder, a list or a case's file is missing.
       ValueError: an unknown layout, numbers that the lists cannot serve, or sets that overlap.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"Unknown data layout {layout!r}; known: {', '.join(LAYOUTS)}.")
+    files = find_layout(layout)
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root}: this folder of data is missing. The README shows how to get the data and how "
             f"it is laid out; set data.root to the folder that holds the lists."
         )
-    files = LAYOUTS[layout]
-    listed = read_list(root, files.train_list, files.train_file)
-    unlisted = ()
-    if files.unlabeled_list:
-        unlisted = read_list(root, files.unlabeled_list, files.train_file, may_be_empty=True)
-    if files.own and files.rank == 2:
-        listed, unlisted = (
-            tuple(part for case in cases for part in slices_of(case))
-            for cases in (listed, unlisted)
+
+    def listed(listing: str, file: str) -> tuple[Case, ...]:
+        if not listing:
+            return ()
+        return read_list(root, listing, file, may_be_empty=listing in files.may_be_empty)
+
+    cases, more = (
+        listed(name, files.train_file) for name in (files.train_list, files.unlabeled_list)
+    )
+    if files.trains_on_slices_of_volumes:
+        cases, more = (
+            tuple(z for volume in part for z in slices_of(volume)) for part in (cases, more)
         )
-    patients = list(dict.fromkeys(patient(case.name) for case in listed))
+    patients = list(dict.fromkeys(patient(case.name) for case in cases))
     if files.validation_list and validation:
         raise ValueError(
             f"data.validation is {validation}, but the {layout} layout takes its validation "
@@ -157,11 +129,10 @@ def load_split(
         )
     first, last = set(patients[:labeled]), set(patients[len(patients) - validation :])
     split = Split(
-        labeled=tuple(c for c in listed if patient(c.name) in first),
-        unlabeled=tuple(c for c in listed if patient(c.name) not in first | last) + unlisted,
-        validation=read_list(root, files.validation_list, files.volume_file, may_be_empty=files.own)
-        if files.validation_list
-        else tuple(c for c in listed if patient(c.name) in last),
+        labeled=tuple(c for c in cases if patient(c.name) in first),
+        unlabeled=tuple(c for c in cases if patient(c.name) not in first | last) + more,
+        validation=listed(files.validation_list, files.volume_file)
+        or tuple(c for c in cases if patient(c.name) in last),
         test=read_list(root, test_list, files.volume_file) if test_list else (),
     )
     training = split.labeled + split.unlabeled

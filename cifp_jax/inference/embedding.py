@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cifp_jax.config import Config
-from cifp_jax.data import splits, transforms
+from cifp_jax.data import transforms
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.models import make_network
 from cifp_jax.models.network import bind
 
@@ -42,7 +43,7 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
     `describe` takes an image (a, b, c) or (a, b, c, channels) and the centre as a share of each
     side, and returns a vector of as many numbers as the bottleneck has channels.
     """
-    model, layout = make_network(**config.model.to_dict()), splits.LAYOUTS[config.data.name]
+    model, layout = make_network(**config.model.to_dict()), find_layout(config.data.name)
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
 
     @jax.jit
@@ -65,9 +66,9 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
         image = image.reshape(*image.shape[:3], -1)
         if layout.rank == 3:
             return crop_around(image, centre, patch)[None]
-        if layout.own:
-            return np.stack([crop_around(one, centre[1:], patch) for one in image])
-        return transforms.zoom_nearest(image[..., 0], patch)[..., None]
+        if layout.predicts_whole_slices:
+            return transforms.zoom_nearest(image[..., 0], patch)[..., None]
+        return np.stack([crop_around(one, centre[1:], patch) for one in image])
 
     def describer(variables: dict[str, Any]) -> Describe:
         def describe(

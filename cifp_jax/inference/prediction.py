@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cifp_jax.config import Config
-from cifp_jax.data import sources, splits, transforms
+from cifp_jax.data import sources, transforms
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference import sliding_window
 from cifp_jax.models import make_network
 from cifp_jax.scans.preparation import Preparation
@@ -21,8 +22,8 @@ Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 
 def preparation(config: Config) -> Preparation:
     """What a scan goes through before the network of a run sees it."""
-    own = splits.LAYOUTS[config.data.name].preparation
-    return own or Preparation(**config.preparation.to_dict())
+    fixed = find_layout(config.data.name).preparation
+    return fixed or Preparation(**config.preparation.to_dict())
 
 
 def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str, Any]], Predict]:
@@ -38,9 +39,9 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
 
     if flips:
         apply = _mean_of_flips(apply)
-    layout = splits.LAYOUTS[config.data.name]
+    layout = find_layout(config.data.name)
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
-    if layout.rank == 2 and not layout.own:
+    if layout.predicts_whole_slices:
         predict = sliding_window.make_slicewise(
             apply, patch, batch, config.model.classes, mode=config.parallel
         )

@@ -11,15 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cifp_jax.files import whole
 
-FORMAT = "cifp-jax-weights-1"
-# What was done to the images of a data set before they were stored.
-NORMALISATION = {
-    "la": "mean 0 and standard deviation 1 over the whole scan",
-    "acdc": "minimum 0 and maximum 1 over the whole volume",
-    "slices": "as preparation says",
-    "volumes": "as preparation says",
-}
-_NEEDED = ("network", "data", "method", "step", "training_list")
+FORMAT = "cifp-jax-weights-2"
+_NEEDED = ("network", "data", "preparation", "method", "step", "training_list")
 
 
 class Weights(NamedTuple):
@@ -28,8 +21,9 @@ class Weights(NamedTuple):
     Attributes:
       variables: `params` and `batch_stats`, float32 NumPy arrays.
       facts: the header. network: name, classes and filters; data: name, patch_size, downsample and
-        channels; normalisation and preparation; evaluation: largest_component; method; step (None
-        where unknown); training_list: labelled and unlabelled patients.
+        channels; preparation: the fields of the `Preparation` that its scans went through;
+        evaluation: largest_component; method; step (None where unknown); training_list: labelled
+        and unlabelled patients.
     """
 
     variables: dict[str, Any]
@@ -81,10 +75,12 @@ def load_weights(path: pathlib.Path) -> Weights:
             f"`python -m cifp_jax.export`, or bring it here again."
         ) from error
     lacking = [name for name in _NEEDED if name not in metadata]
-    if metadata.pop("format", None) != FORMAT or lacking:
+    found = metadata.pop("format", None)
+    if found != FORMAT or lacking:
         raise ValueError(
-            f"{path}: its header is not that of {FORMAT} (lacking: {', '.join(lacking) or '-'}). "
-            f"Write the file with `python -m cifp_jax.export` or `cifp_jax.import_torch`."
+            f"{path}: the format that its header names is {found!r}, where {FORMAT!r} is due "
+            f"(lacking: {', '.join(lacking) or '-'}). Write the file again with "
+            f"`python -m cifp_jax.export` or `cifp_jax.import_torch`."
         )
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     facts = {name: json.loads(value) for name, value in metadata.items()}

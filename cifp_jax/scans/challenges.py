@@ -51,7 +51,7 @@ def find_la(raw: pathlib.Path) -> dict[str, pathlib.Path]:
     return {path.parent.name: path for path in sorted(raw.rglob("lgemri.nrrd"))}
 
 
-def recognise(raw: pathlib.Path) -> str:
+def recognize(raw: pathlib.Path) -> str:
     """ "acdc" or "la" where a folder holds scans named as theirs, else "".
 
     A folder with `dataset.json` is neither: nnU-Net's own copy of ACDC keeps the patients' names.

@@ -125,8 +125,8 @@ def examine(case: RawCase, channels: int) -> CaseFacts:
     foreground = np.empty((channels, 0))
     values = {} if mask is None else _whole_values(mask)
     if mask is not None:
-        labelled = by_channel[mask.array > 0]
-        foreground = labelled[:: max(len(labelled) // _FOREGROUND_SAMPLE, 1)].T
+        labeled = by_channel[mask.array > 0]
+        foreground = labeled[:: max(len(labeled) // _FOREGROUND_SAMPLE, 1)].T
     try:
         intensities = tuple(_statistics(by_channel[..., c]) for c in range(channels))
     except ValueError as error:
@@ -174,7 +174,7 @@ def summary(facts: list[CaseFacts]) -> dict[str, Any]:
     foreground = np.concatenate([f.foreground for f in facts], axis=1)
     return {
         "cases": len(facts),
-        "labelled": sum(bool(f.values) for f in facts),
+        "labeled": sum(bool(f.values) for f in facts),
         "median_spacing": np.median([f.spacing for f in facts], axis=0).tolist(),
         "median_shape": np.median([f.shape for f in facts], axis=0).tolist(),
         "median_box": np.median([f.box for f in facts], axis=0).tolist(),

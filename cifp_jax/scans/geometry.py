@@ -39,7 +39,7 @@ def resampled_shape(
     return tuple(max(round(n * s / t), 1) if t else n for n, s, t in pairs)
 
 
-def _neighbours(n: int, m: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"], np.ndarray]:
+def _neighbors(n: int, m: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"], np.ndarray]:
     """For each of m voxels those of n before and after it, and the weight of the one after."""
     place = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
     before = np.floor(place).astype(np.intp)
@@ -57,7 +57,7 @@ def resample_linear(
     array = np.asarray(array, np.float32)
     for axis, m in enumerate(shape):
         if array.shape[axis] != m:
-            before, after, weight = _neighbours(array.shape[axis], m)
+            before, after, weight = _neighbors(array.shape[axis], m)
             array = _blend(array, axis, before, after, weight)
     return array
 
@@ -96,7 +96,7 @@ def restore_rows(
     Yields:
       Places along the first axis of the result, in order, and what stands there.
     """
-    before, after, weight = _neighbours(rows, shape[0])
+    before, after, weight = _neighbors(rows, shape[0])
     held, first, done = None, 0, 0  # rows still needed, the number of the first, rows given
     for slab in slabs:
         held = slab if held is None else np.concatenate([held, slab])

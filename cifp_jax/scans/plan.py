@@ -77,7 +77,7 @@ def _choose_rank(
     return 3, f"the spacings, {low:.3g} to {high:.3g} mm, and the sides are alike enough"
 
 
-def _normalisation(
+def _normalization(
     fingerprint: Mapping[str, Any], channels: Sequence[str], count: int
 ) -> tuple[tuple[tuple[Any, ...], ...], str]:
     rules: list[tuple[Any, ...]] = []
@@ -120,7 +120,7 @@ def make_plan(
     Raises:
       ValueError: there is no labelled case, or one class only.
     """
-    if not fingerprint["labelled"]:
+    if not fingerprint["labeled"]:
         raise ValueError(
             "None of the cases has a mask, so there is nothing to learn from. Draw masks for a few "
             "scans (three are a start) and prepare the data again."
@@ -146,14 +146,14 @@ def make_plan(
         axes, target, sides = (0, 1, 2), tuple(spacing), box
     written = " x ".join(f"{s:.3g}" if s else "own" for s in target)
     reasons.append(f"Spacing {written} mm: the median of the scans.")
-    normalisation, why = _normalisation(fingerprint, channels, channel_count)
+    normalization, why = _normalization(fingerprint, channels, channel_count)
     reasons.append(f"Intensities: {why}.")
     patch, batch, filters, why = _fitted(planned_rank, _rounded_up(sides), machine)
     reasons.append(why)
     steps = (30_000 if planned_rank == 2 else 15_000) if machine.accelerated else 4000
     reasons.append(f"{steps} steps: {'the literature' if machine.accelerated else 'for a CPU'}.")
     values = tuple(labels)
-    preparation = Preparation(True, axes, target, normalisation, tuple(labels.values()), values)
+    preparation = Preparation(True, axes, target, normalization, tuple(labels.values()), values)
     return Plan(
         planned_rank,
         preparation,
@@ -203,13 +203,13 @@ def _fitted(
 
 
 def settings(
-    plan: Plan, *, labelled: int, validation: int, tested: bool, bytes_on_disk: int
+    plan: Plan, *, labeled: int, validation: int, tested: bool, bytes_on_disk: int
 ) -> dict[str, Any]:
     """The settings of a plan, by the names that they have in a configuration."""
     stride = tuple(max(side // 2, 1) for side in plan.patch)
     return {
         "data.name": "volumes" if plan.rank == 3 else "slices",
-        "data.labeled": labelled,
+        "data.labeled": labeled,
         "data.test_list": "test.list" if tested else "",
         "data.channels": plan.channels,
         "data.patch_size": plan.patch,

@@ -19,7 +19,7 @@ class Preparation:
       canonical: turn the axes to right, anterior, superior first; False leaves them as in the file.
       axes: order of those axes in the record. Of slices, the axis across them comes first.
       spacing: of the record along its axes, mm; 0 keeps that of the file. () keeps all.
-      normalisation: a rule for each channel, the last one for those that have none:
+      normalization: a rule for each channel, the last one for those that have none:
         ("zscore",): mean 0 and standard deviation 1 over the scan; ("minmax",): to [0, 1];
         ("fixed", low, high, mean, std): cut off at `low` and `high`, less `mean`, over `std`.
       label_names: of the classes, background first; () where they have none.
@@ -29,7 +29,7 @@ class Preparation:
     canonical: bool = False
     axes: tuple[int, ...] = (0, 1, 2)
     spacing: tuple[float, ...] = ()
-    normalisation: tuple[tuple[Any, ...], ...] = (("zscore",),)
+    normalization: tuple[tuple[Any, ...], ...] = (("zscore",),)
     label_names: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
 
@@ -86,17 +86,17 @@ class Preparation:
             return volume.array.astype(np.float32)
         array, shape = self.turned(volume.array, volume), self.shape(volume)
         if array.ndim == 3:
-            return geometry.resample_linear(self._normalised(array, 0, volume), shape)
+            return geometry.resample_linear(self._normalized(array, 0, volume), shape)
         image = np.empty((*shape, array.shape[3]), np.float32)
         for channel in range(array.shape[3]):
-            normalised = self._normalised(array[..., channel], channel, volume)
-            image[..., channel] = geometry.resample_linear(normalised, shape)
+            normalized = self._normalized(array[..., channel], channel, volume)
+            image[..., channel] = geometry.resample_linear(normalized, shape)
         return image
 
-    def _normalised(
+    def _normalized(
         self, array: Shaped[np.ndarray, "a b d"], channel: int, volume: Volume
     ) -> Float[np.ndarray, "a b d"]:
-        rule = self.normalisation[min(channel, len(self.normalisation) - 1)]
+        rule = self.normalization[min(channel, len(self.normalization) - 1)]
         # float64, as in the field's scripts; by slices, as whole scans would not fit.
         low, high = np.float64(array.min()), np.float64(array.max())
         if not np.isfinite(low + high):
@@ -115,10 +115,10 @@ class Preparation:
                 f"{volume.path}: all its voxels have the value {low:g}, so it cannot be "
                 f"normalised. Leave this scan out."
             )
-        normalised = np.empty(array.shape, np.float32)
+        normalized = np.empty(array.shape, np.float32)
         for i, part in enumerate(array):
-            normalised[i] = (np.clip(np.asarray(part, np.float64), low, high) - middle) / width
-        return normalised
+            normalized[i] = (np.clip(np.asarray(part, np.float64), low, high) - middle) / width
+        return normalized
 
     def label(self, mask: Volume, classes: int) -> Integer[np.ndarray, "a b d"]:
         """The record of a mask: turned, its values made classes, resampled by nearest neighbour.
@@ -155,4 +155,4 @@ class Preparation:
 
 # Of the two challenges, as the field stores them.
 LA = Preparation()
-ACDC = Preparation(axes=(2, 1, 0), normalisation=(("minmax",),))
+ACDC = Preparation(axes=(2, 1, 0), normalization=(("minmax",),))

@@ -193,7 +193,7 @@ def read_described(root: pathlib.Path) -> RawData:
     channels = description.get("channel_names") or description.get("modality") or {}
     count = len(channels) or None
     training = find_scans(root / "imagesTr", count)
-    unlabelled, test = (
+    unlabeled, test = (
         _by_case(_entries_if_there(root / folder), count) for folder in ("imagesUn", "imagesTs")
     )
     masks, test_masks = (_entries_if_there(root / folder) for folder in ("labelsTr", "labelsTs"))
@@ -204,7 +204,7 @@ def read_described(root: pathlib.Path) -> RawData:
         )
     sets = {
         "imagesTr": {name: (files, masks.get(name), False) for name, files in training.items()},
-        "imagesUn": {name: (files, None, False) for name, files in unlabelled.items()},
+        "imagesUn": {name: (files, None, False) for name, files in unlabeled.items()},
         "imagesTs": {
             name: (files, test_masks[name], True)
             for name, files in test.items()

@@ -27,7 +27,7 @@ _TO_RAS = {
     "left-anterior-superior": np.diag([-1.0, 1.0, 1.0, 1.0]),
     "right-anterior-superior": np.eye(4),
 }
-_MILLIMETRES = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
+_MILLIMETERS = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 _COMMENT = "comment"  # kind of a NIfTI header extension
 
 
@@ -77,7 +77,7 @@ def _read_nifti(path: pathlib.Path) -> Volume:
         proxy.get_unscaled() if plain else image.get_fdata(dtype=np.float32, caching="unchanged")
     )
     header: Any = nibabel.Nifti1Header.from_header(image.header)
-    factor = _MILLIMETRES[header.get_xyzt_units()[0]]
+    factor = _MILLIMETERS[header.get_xyzt_units()[0]]
     affine = np.diag([factor, factor, factor, 1.0]) @ image.affine
     return Volume(np.asarray(array), affine, path, header)
 
@@ -290,7 +290,7 @@ def _write_nifti(
     header["cal_min"] = header["cal_max"] = 0
     header["descrip"] = b""
     header.extensions.clear()  # those of a scan may hold the patient's name
-    factor = _MILLIMETRES[header.get_xyzt_units()[0]]
+    factor = _MILLIMETERS[header.get_xyzt_units()[0]]
     image = nibabel.Nifti1Image(array, np.diag([*[1 / factor] * 3, 1]) @ like.affine, header)
     image.header.set_slope_inter(scale, None if scale is None else 0)
     if names is not None:

@@ -12,10 +12,12 @@ import optax
 from cifp_jax import parallel
 from cifp_jax.config import Config, method_defaults
 from cifp_jax.data import phantom, pipeline, sources, splits
+from cifp_jax.data.layouts import LAYOUTS, find_layout
 from cifp_jax.evaluation import metrics
 from cifp_jax.methods import Method
 from cifp_jax.models import NETWORKS, make_network
 from cifp_jax.models.network import PRECISIONS
+from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training import device_scans
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import TrainState, create_train_state
@@ -69,7 +71,7 @@ def check_config(config: Config, *, trains: bool = True) -> None:
     """
     _one_of("model.name", config.model.name, tuple(NETWORKS))
     _one_of("precision", config.precision, tuple(PRECISIONS))
-    _one_of("data.name", config.data.name, tuple(splits.LAYOUTS))
+    layout = find_layout(config.data.name)
     _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
     _one_of("evaluation.report", config.evaluation.report, REPORTS)
     _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
@@ -80,26 +82,42 @@ def check_config(config: Config, *, trains: bool = True) -> None:
             _one_of(f"presets.{name}", key, tuple(method_defaults(name)))
     if len(config.model.filters) != 5 or min(config.model.filters) < 1:
         raise ValueError("config.model.filters must be 5 positive numbers, one a level.")
-    layout = splits.LAYOUTS[config.data.name]
     rank = layout.rank
     sizes = {"data.patch_size": config.data.patch_size}
-    if rank == 3 or layout.own:
+    if not layout.predicts_whole_slices:
         sizes["evaluation.stride"] = config.evaluation.stride
     for key, value in sizes.items():
         if len(value) != rank or min(value) < 1:
             raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
-    if config.data.downsample < 1 or (config.data.downsample > 1 and rank == 2):
-        raise ValueError("config.data.downsample must be at least 1, and 1 for slices.")
-    if config.data.channels < 1 or (config.data.channels > 1 and not layout.own):
-        raise ValueError("config.data.channels must be at least 1, and 1 for la and acdc.")
-    if config.data.downsample > 1 and layout.own:
+    for key in ("downsample", "channels"):
+        if config.data[key] < 1:
+            raise ValueError(f"config.data.{key} must be at least 1.")
+    if config.data.downsample > 1 and not layout.may_be_averaged_down:
         raise ValueError(
-            "config.data.downsample must be 1 for your own data; prepare it at a larger spacing."
+            f"config.data.downsample must be 1 for {config.data.name}: only 3D scans that are not "
+            f"prepared at a spacing of your choice are averaged down. Choose a smaller patch, or "
+            f"prepare the scans at a larger spacing."
         )
-    if config.data.on_device and (rank != 3 or layout.own):
+    if config.data.channels > 1 and not layout.may_have_channels:
         raise ValueError(
-            f"config.data.on_device serves the 3D scans of la, whose crops are turned by quarter "
-            f"turns only, and not {config.data.name}; set config.data.on_device=False."
+            f"config.data.channels must be 1 for {config.data.name}, whose images have no more."
+        )
+    if config.data.phantoms and not layout.phantoms:
+        known = ", ".join(name for name, other in LAYOUTS.items() if other.phantoms)
+        raise ValueError(
+            f"config.data.phantoms are written for {known} only, and not for {config.data.name}; "
+            f"set config.data.phantoms=0."
+        )
+    prepared = Preparation(**config.preparation.to_dict())
+    if layout.preparation and prepared not in (Preparation(), layout.preparation):
+        raise ValueError(
+            f"config.preparation says how scans of your own were prepared; those of "
+            f"{config.data.name} are always prepared in the same way. Leave it as it is."
+        )
+    if config.data.on_device and not layout.may_lie_on_device:
+        raise ValueError(
+            f"config.data.on_device serves 3D scans whose crops are turned by quarter turns only, "
+            f"such as those of la, and not {config.data.name}; set config.data.on_device=False."
         )
     if config.data.on_device and config.data.patch_size[0] != config.data.patch_size[1]:
         raise ValueError(
@@ -121,13 +139,10 @@ def make_split(config: Config) -> splits.Split:
       ValueError, FileNotFoundError: naming the file and the remedy.
     """
     data = config.data
-    root, rank = pathlib.Path(data.root), splits.LAYOUTS[data.name].rank
-    if data.phantoms and splits.LAYOUTS[data.name].own:
-        raise ValueError("config.data.phantoms are written in the layouts la and acdc only.")
+    root, layout = pathlib.Path(data.root), find_layout(data.name)
     if data.phantoms:
-        # Slices have a validation list of their own; of scans, the last of the list are set aside.
-        held_out = data.validation if rank == 3 else data.phantoms // 4
-        phantom.write_phantoms(root, rank, train=data.phantoms, validation=held_out)
+        held_out = data.phantoms // 4 if layout.validation_list else data.validation
+        phantom.write_phantoms(root, layout.rank, train=data.phantoms, validation=held_out)
     split = splits.load_split(
         data.name,
         root,
@@ -136,8 +151,8 @@ def make_split(config: Config) -> splits.Split:
         test_list=data.test_list,
     )
     for cases, case_rank, labels in (
-        (split.labeled, rank, True),
-        (split.unlabeled, rank, False),
+        (split.labeled, layout.rank, True),
+        (split.unlabeled, layout.rank, False),
         (split.validation + split.test, 3, True),
     ):
         sources.check_cases(
@@ -155,9 +170,9 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
     data = config.data
     return pipeline.make_train_iterator(
         split,
+        layout=find_layout(data.name),
         classes=config.model.classes,
         channels=data.channels,
-        crop=splits.LAYOUTS[data.name].own,
         downsample=data.downsample,
         patch_size=tuple(data.patch_size),
         batch_labeled=data.batch_labeled,

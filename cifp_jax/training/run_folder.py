@@ -1,5 +1,6 @@
 """A finished run, read back from its folder."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifp_jax.config import Config, default_config
+from cifp_jax.inference.prediction import preparation
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
@@ -76,9 +78,8 @@ def check_same_data(config: Config, file: pathlib.Path, facts: Mapping[str, Any]
         "model.classes": facts["network"]["classes"],
     }
     ours = {name: config[name.split(".")[0]][name.split(".")[1]] for name in theirs}
-    if "preparation" in facts:
-        theirs["preparation"] = _tuples(facts["preparation"])
-        ours["preparation"] = config.preparation.to_dict()
+    theirs["preparation"] = _tuples(facts["preparation"])
+    ours["preparation"] = dataclasses.asdict(preparation(config))
     for name, value in theirs.items():
         if value != ours[name]:
             raise ValueError(
@@ -102,7 +103,7 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
         config = default_config()
         config.model.update(weights.facts["network"])
         config.data.update(weights.facts["data"])
-        config.preparation.update(_tuples(weights.facts.get("preparation", {})))
+        config.preparation.update(_tuples(weights.facts["preparation"]))
         config.evaluation.update(weights.facts.get("evaluation", {}))
         return config, weights.variables
     config = load_config(path)
