@@ -76,7 +76,8 @@ def _progress(items: Sequence[_Item], what: str) -> Iterable[_Item]:
     return track(items, what, console=CONSOLE, transient=True)
 
 
-def _read_layout(arguments: argparse.Namespace) -> RawData:
+def _read_raw(arguments: argparse.Namespace) -> RawData:
+    """Reads the folder of raw scans by its description, or together with a folder of masks."""
     raw = arguments.raw
     if arguments.masks is not None:
         if arguments.masks.resolve() == raw.resolve():
@@ -133,7 +134,7 @@ def _check_room(
 def _share_out(
     facts: Sequence[CaseFacts], written: Sequence[str], wanted: int | None
 ) -> dict[str, list[str]]:
-    """The lists: each case that was written in one of four sets.
+    """Shares the written cases out to four lists; returns their names by the name of the list.
 
     Unlabelled cases of validation and test patients stand in none, so that no patient is both
     trained on and scored; a patient may have labelled and unlabelled cases.
@@ -158,9 +159,9 @@ def _share_out(
     }
 
 
-def prepare_own(arguments: argparse.Namespace) -> list[str]:
-    """Prepares data that are no challenge's; returns what is wrong with the cases left out."""
-    data, out = _read_layout(arguments), arguments.output
+def prepare_scans(arguments: argparse.Namespace) -> list[str]:
+    """Prepares scans of one's own; returns what is wrong with the cases that were left out."""
+    data, out = _read_raw(arguments), arguments.output
     for remark in data.remarks:
         CONSOLE.print(remark)
     channels = fingerprint.count_channels(data)
@@ -217,7 +218,7 @@ def prepare_own(arguments: argparse.Namespace) -> list[str]:
 
 
 def prepare_challenge(kind: str, arguments: argparse.Namespace) -> list[str]:
-    """Prepares ACDC or LA as the field does; returns what is wrong with the scans left out."""
+    """Prepares ACDC or LA as the field does; returns what is wrong with scans left out."""
     out = arguments.output
     failures = challenges.prepare(
         kind, arguments.raw, out, lists=arguments.lists, truth=arguments.truth_crop
@@ -237,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if folder is not None and not folder.exists():
                 raise FileNotFoundError(f"{folder}: this folder is missing. Name another.")
         kind = "" if arguments.masks else challenges.recognize(arguments.raw)
-        failures = prepare_challenge(kind, arguments) if kind else prepare_own(arguments)
+        failures = prepare_challenge(kind, arguments) if kind else prepare_scans(arguments)
     except (ValueError, OSError) as error:
         CONSOLE.print(f"error: {error}", markup=False)
         return 1

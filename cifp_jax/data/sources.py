@@ -13,7 +13,7 @@ from cifp_jax.data.transforms import Arrays
 
 
 class Case(NamedTuple):
-    """A record of a list: the name that stands there, its file, and which slice of it, if one."""
+    """A case of a list: its name there, its file, and the slice of it where one is meant."""
 
     name: str
     path: pathlib.Path

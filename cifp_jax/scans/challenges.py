@@ -1,7 +1,7 @@
-"""The raw folders of two challenges, made into the HDF5 files that the field shares.
+"""Recognises the raw folders of ACDC and LA, and makes the HDF5 files that the field shares.
 
-ACDC: each volume scaled to [0, 1], its slices as files of their own. LA: each scan scaled to mean 0
-and deviation 1 over all its voxels, then cut in X and Y.
+Of ACDC each volume is scaled to [0, 1], and its slices become files of their own. Of LA each scan
+is scaled to mean 0 and standard deviation 1 over all its voxels, and then cut in X and Y.
 
 The field cuts LA around the true mask, with margins drawn at random, for all 80 training scans:
 then the "unlabelled" ones give away where their atrium is, and no scan from a scanner comes so
@@ -52,7 +52,7 @@ def find_la(raw: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def recognize(raw: pathlib.Path) -> str:
-    """ "acdc" or "la" where a folder holds scans named as theirs, else "".
+    """Returns "acdc" or "la" where a folder holds scans that are named as theirs are, else "".
 
     A folder with `dataset.json` is neither: nnU-Net's own copy of ACDC keeps the patients' names.
     """

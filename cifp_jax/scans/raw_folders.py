@@ -1,4 +1,4 @@
-"""Folders of raw scans and masks, as people keep them: nnU-Net, Decathlon, or plain."""
+"""Reads folders of raw scans and masks as people keep them: nnU-Net, Decathlon, or plain."""
 
 import dataclasses
 import json
