@@ -233,19 +233,25 @@ def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
     return _turn(arrays, quarter_turns, mirrored_axis) if turns else arrays
 
 
-def weak_slice(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
+def weak_slice(
+    rng: np.random.Generator,
+    arrays: Arrays,
+    patch_size: Sequence[int],
+    interpolation: str = "nearest",
+) -> Arrays:
     """ACDC protocol: for half of the slices a rotation by 0 to 3 quarter turns and a flip, for a
-    quarter a rotation by a whole number of degrees from -20 to 20, for the rest nothing; then the
-    resize to `patch_size`. All with nearest neighbour.
+    quarter a rotation by a whole number of degrees from -20 to 20, for the rest nothing, all with
+    nearest neighbour; then the resize to `patch_size`.
 
     Args:
       rng: generator of this example.
       arrays: record of shape (H, W).
       patch_size: shape of the result.
+      interpolation: of the resize, as of `resize_slices`.
     """
     if rng.random() < 0.5:
         arrays = _turn(arrays, int(rng.integers(4)), int(rng.integers(2)))
     elif rng.random() < 0.5:
         angle = int(rng.integers(-20, 21))
         arrays = {k: ndimage.rotate(a, angle, order=0, reshape=False) for k, a in arrays.items()}
-    return {k: zoom_nearest(a, patch_size) for k, a in arrays.items()}
+    return resize_slices(arrays, patch_size, interpolation)
