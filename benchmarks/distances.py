@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from benchmarks import record
 from benchmarks.sides import Work, interleave
 from cifp_jax.evaluation import metrics
 
@@ -61,9 +62,9 @@ def main() -> None:
         results, errors = interleave(
             {"cifp_jax": ours, "medpy": medpy}, {"shape": shape}, args.repeats
         )
-        rows.append(results.row(work, results, errors, {}, reference="medpy"))
-    results.show("95HD and ASD of one class", rows, reference="medpy")
-    results.write(args.out, "distances", {}, rows)
+        rows.append(record.row(work, results, errors, {}, reference="medpy"))
+    record.show("95HD and ASD of one class", rows, reference="medpy")
+    record.write(args.out, "distances", {}, rows)
 
 
 if __name__ == "__main__":

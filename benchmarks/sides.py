@@ -53,7 +53,8 @@ def _serve(pipe: Connection, prepare: Callable[..., Work], arguments: dict[str, 
             pipe.send(time.perf_counter() - start)
         pipe.send(work.facts())
     except Exception as error:
-        pipe.send(SideError(f"{type(error).__name__}: {error}"))
+        with contextlib.suppress(OSError):  # the other end has gone
+            pipe.send(SideError(f"{type(error).__name__}: {error}"))
 
 
 def _receive(pipe: Connection) -> Any:
@@ -92,24 +93,29 @@ def interleave(
     results: dict[str, Result] = {}
     errors: dict[str, SideError] = {}
     processes = []
-    for name, prepare in sides.items():
-        pipes[name], other = context.Pipe()
-        process = context.Process(target=_serve, args=(other, prepare, arguments), daemon=True)
-        process.start()
-        other.close()
-        processes.append(process)
-        # One after the other, so that no compilation runs beside a turn.
-        with _noted(name, results, errors):
-            results[name] = Result([], _receive(pipes[name]), {})
-    for _ in range(repeats):
+    try:
+        for name, prepare in sides.items():
+            pipes[name], other = context.Pipe()
+            # No daemon: a side may have worker processes of its own.
+            process = context.Process(target=_serve, args=(other, prepare, arguments))
+            process.start()
+            other.close()
+            processes.append(process)
+            # One after the other, so that no compilation runs beside a turn.
+            with _noted(name, results, errors):
+                results[name] = Result([], _receive(pipes[name]), {})
+        for _ in range(repeats):
+            for name, result in tuple(results.items()):
+                with _noted(name, results, errors):
+                    pipes[name].send(True)
+                    result.seconds.append(_receive(pipes[name]))
         for name, result in tuple(results.items()):
             with _noted(name, results, errors):
-                pipes[name].send(True)
-                result.seconds.append(_receive(pipes[name]))
-    for name, result in tuple(results.items()):
-        with _noted(name, results, errors):
-            pipes[name].send(False)
-            results[name] = result._replace(facts=_receive(pipes[name]))
-    for process in processes:
-        process.join()
+                pipes[name].send(False)
+                results[name] = result._replace(facts=_receive(pipes[name]))
+    finally:
+        for pipe in pipes.values():
+            pipe.close()  # a side that still waits for its turn ends
+        for process in processes:
+            process.join()
     return results, errors

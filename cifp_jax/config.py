@@ -1,35 +1,37 @@
 """The settings that every configuration starts from, with their meaning."""
 
 import dataclasses
-import inspect
 from typing import Any, TypeAlias
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from cifp_jax.methods import METHODS
+from cifp_jax.methods.settings import unknown
 from cifp_jax.scans.preparation import Preparation
 
 # A `ConfigDict`. Its keys are not known to a type checker, which would take each for any type.
 Config: TypeAlias = Any
 
 
-def method_defaults(name: str) -> dict[str, Any]:
-    """The settings of a method and their defaults, read from the signature of its loss."""
-    parameters = inspect.signature(METHODS[name].loss).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+def set_where_present(methods: Config, **settings: Any) -> None:
+    """Sets each setting in all methods of `config.methods` that have one of that name.
 
-
-def _open_settings() -> dict[str, Any]:
-    """Every setting of every method, typed and without a value."""
-    defaults = [method_defaults(name) for name in METHODS]
-    return {k: config_dict.placeholder(type(v)) for own in defaults for k, v in own.items()}
+    Raises:
+      ValueError: no method has it.
+    """
+    for name, value in settings.items():
+        those = [method for method in methods.values() if name in method]
+        if not those:
+            raise unknown(name, sorted({key for method in methods.values() for key in method}))
+        for method in those:
+            method[name] = value
 
 
 def default_config() -> Config:
     """A configuration with every key set; a file in `configs/` overrides what differs.
 
-    A key that does not stand here cannot be set on the command line either: the configuration is
-    locked, and an unknown name is answered with the nearest known one.
+    It is locked: a key that does not stand here cannot be set, neither in a file in `configs/` nor
+    on the command line.
     """
     config = ConfigDict()
     config.seed = 0  # initialisation, views, dropout and the order of the data follow from it
@@ -61,11 +63,13 @@ def default_config() -> Config:
     config.model.classes = 4  # background included
     config.model.filters = (16, 32, 64, 128, 256)  # channels of the five resolutions
 
-    # A setting of a method is, in this order: 1. `config.method.<setting>` where it is given (on
-    # the command line, or for a whole variant of a configuration), 2. what a configuration sets
-    # for that method on its data, `config.presets.<method>`, 3. the default in the method's loss.
-    config.method = ConfigDict({"name": "cifp", **_open_settings()})
-    config.presets = ConfigDict({name: ConfigDict() for name in METHODS})
+    config.method = ConfigDict()
+    config.method.name = "cifp"  # which method is trained
+
+    # The settings of each method, as its file in `cifp_jax/methods/` declares them.
+    config.methods = ConfigDict(
+        {name: dataclasses.asdict(method.settings()) for name, method in METHODS.items()}
+    )
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.01  # of the first step
@@ -93,4 +97,4 @@ def default_config() -> Config:
     config.evaluation.weights = "ema"  # which network is evaluated: ema or student
     config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
     config.evaluation.overlays = 3  # cases drawn as PNG and on the report, the worst ones
-    return config
+    return config.lock()

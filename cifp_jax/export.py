@@ -34,8 +34,6 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
     )
     with Checkpoints(run / "checkpoints") as checkpoints:
         step = checkpoints.reported(config.evaluation.report)
-        if step is None:
-            raise FileNotFoundError(f"{run} holds no checkpoint: train it first.")
         state = checkpoints.restore(build.make_state(config), step)
     names = {"labeled": split.labeled, "unlabeled": split.unlabeled}
     patients = {

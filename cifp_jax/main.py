@@ -1,22 +1,25 @@
 """Trains and evaluates: `python -m cifp_jax.main --config=configs/la.py`.
 
 Settings are overridden by name: `--config.data.root=DIR --config.training.steps=2000`. They stand,
-with their meaning, in `cifp_jax/config.py`.
+with their meaning, in `cifp_jax/config.py`, and those of a method in its file in
+`cifp_jax/methods/`.
 """
 
-import difflib
 import pathlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 import jax
 from absl import app, flags, logging
+from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from cifp_jax import host
-from cifp_jax.config import default_config, method_defaults
-from cifp_jax.methods import METHODS
-from cifp_jax.training import build, compare, loop
+from cifp_jax.config import Config, default_config
+from cifp_jax.evaluation.evaluate import CaseError
+from cifp_jax.methods.settings import unknown
+from cifp_jax.training import build, compare, loop, scoring
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon: configs/la.py:laptop."
@@ -50,37 +53,68 @@ def default_workdir(config_file: str, method: str) -> pathlib.Path:
     return pathlib.Path("runs") / "_".join(filter(None, (name, variant, method)))
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line.
+def check_overrides(argv: Sequence[str], config: Config | None = None) -> None:
+    """Raises ValueError at the first `--config.<setting>=` that would change nothing.
 
-    A setting that does not exist is answered with the nearest ones, and one of another method with
-    those that the chosen method has.
+    Without a `config`, it asks whether there is such a setting at all; with one, whether it is of
+    another method than those that this configuration trains.
     """
-    known = default_config().to_dict()
-    names = [f"{part}.{key}" for part, own in known.items() if isinstance(own, dict) for key in own]
-    names += [name for name, own in known.items() if not isinstance(own, dict)]
-    given = []  # settings of the method
-    chosen = any(a.lstrip("-").startswith("config.method.name") for a in argv)
-    for argument in argv:
-        flag, _, name = argument.split("=")[0].lstrip("-").partition(".")
-        if flag == "config" and name and name not in names:
-            nearest = difflib.get_close_matches(name, names, cutoff=0.0)
-            sys.exit(f"error: no setting config.{name}; the nearest are {', '.join(nearest)}.")
-        if flag == "config" and name.startswith("method.") and name != "method.name":
-            given.append(name.removeprefix("method."))
+    known = list(flatten_dict(default_config().to_dict(), sep="."))
+    parts = (argument.lstrip("-").split("=")[0].partition(".") for argument in argv)
+    for name in (setting for flag, _, setting in parts if flag == "config" and setting):
+        group, _, last = name.partition(".")
+        if name not in known:
+            # Settings of methods once stood in `config.method`, all together.
+            places = [
+                f"config.{other}"
+                for other in known
+                if group == "method" and other.endswith((f".{last}", f".{last}.kind"))
+            ]
+            if places:
+                raise ValueError(
+                    f"there is no setting config.{name}: config.method holds the name alone. Say "
+                    f"{' or '.join(places)}."
+                )
+            raise unknown(f"config.{name}", (f"config.{other}" for other in known))
+        if config is None:
+            continue
+        if name == "method.name" and config.compare:
+            compared = ", ".join(config.compare)
+            raise ValueError(f"this configuration compares {compared}; choose by --config.compare.")
+        if group == "methods" and last.split(".")[0] not in build.trained_methods(config):
+            chosen = f"method.name is {config.method.name}"
+            if config.compare:
+                chosen = f"compare is {tuple(config.compare)}"
+            raise ValueError(f"config.{chosen}, so config.{name} would change nothing.")
+
+
+def _said_of_file(error: BaseException | None) -> str:
+    """What is wrong with a configuration file, in one line; "" where it is something else."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if inside := [frame for frame in frames if frame.name == "get_config"]:
+            said = str(error.args[0]).strip("'\"").partition(" Other fields present")[0]
+            written = "" if isinstance(error, ValueError) else f" ({inside[-1].line})"
+            return f"{inside[-1].filename}, line {inside[-1].lineno}: {said}{written}"
+        error = error.__context__
+    return ""
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with a setting is said in one line."""
     try:
-        left, config = app.parse_flags_with_usage(argv), _CONFIG.value
+        check_overrides(argv)
+        left = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            check_overrides(argv, _CONFIG.value)
     except OSError as error:
         sys.exit(f"error: --config: {error}")
-    if config is not None and config.compare and chosen:
-        compared = ", ".join(config.compare)
-        sys.exit(f"error: this configuration compares {compared}; choose by --config.compare.")
-    if config is not None and not config.compare and config.method.name in METHODS:
-        own = method_defaults(config.method.name)
-        for name in given:
-            if name not in own:
-                has = ", ".join(own) or "none"
-                sys.exit(f"error: {config.method.name} has no setting {name}; it has: {has}.")
+    except (flags.Error, ValueError) as error:
+        sys.exit(f"error: {_said_of_file(error) or error}")
+    except (AttributeError, KeyError) as error:
+        if said := _said_of_file(error):
+            sys.exit(f"error: {said}")
+        raise
     return left
 
 
@@ -93,10 +127,36 @@ def _join() -> None:
         ) from error
 
 
+def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None = None) -> None:
+    """Trains and scores what the configuration says, or (`mode` evaluate) scores it alone.
+
+    The data files are read and checked once for all of it, before anything else.
+
+    Args:
+      config: checked, see `build.check_config`.
+      workdir: folder of the run.
+      mode: train or evaluate.
+      weights: file of a network to be scored in place of a run's.
+
+    Raises:
+      ValueError, OSError, CaseError: with a message for the person who started it.
+    """
+    split = build.make_split(config)
+    if config.compare:
+        compare.run(config, split, workdir, mode=mode)
+    elif mode == "train":
+        loop.train(config, split, workdir)
+    elif weights:
+        scoring.score_weights(config, split, pathlib.Path(weights), workdir)
+    else:
+        scoring.score_run(config, split, workdir)
+
+
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
     host.use_compilation_cache()
     host.keep_memory()
     config = _CONFIG.value
@@ -108,6 +168,11 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(
             "error: --weights is for --mode=evaluate; training starts from its own checkpoint."
         )
+    if config.compare and _WEIGHTS.value:
+        sys.exit(
+            "error: --weights is one network, and this configuration compares several methods; "
+            "take another configuration of the same data, or leave --weights out."
+        )
     try:
         if _DISTRIBUTED.value:
             _join()
@@ -115,15 +180,8 @@ def main(argv: Sequence[str]) -> None:
             sizes = build.batch_sizes(config) if trains else {}
             host.use_cores(tuple(sizes.values()), build.batch_unit(config))
         build.check_config(config, trains=trains)
-        if config.compare:
-            compare.run(config, workdir, mode=_MODE.value)
-        elif trains:
-            loop.train(config, workdir)
-        elif _WEIGHTS.value:
-            loop.evaluate_weights(config, pathlib.Path(_WEIGHTS.value), workdir)
-        else:
-            loop.evaluate(config, workdir)
-    except (ValueError, OSError) as error:
+        run(config, workdir, mode=_MODE.value, weights=_WEIGHTS.value)
+    except (ValueError, OSError, CaseError) as error:
         # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
         logging.debug("", exc_info=True)
         sys.exit(f"error: {error}")

@@ -22,11 +22,12 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cifp_jax import files, host
+from cifp_jax import host
 from cifp_jax.config import Config
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.evaluation import ranking
-from cifp_jax.evaluation.evaluate import largest_component
+from cifp_jax.evaluation.evaluate import keep_largest_components
+from cifp_jax.files import write_json
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.inference.segmentation import LEVELS, segment
 from cifp_jax.reports import ranking_page
@@ -160,7 +161,7 @@ class Segmenter:
         )
         label = found.label
         if config.evaluation.largest_component:
-            label = largest_component(label)
+            label = keep_largest_components(label)
 
         def write(path: pathlib.Path, array: np.ndarray, **more: Any) -> None:
             own = array if scan.prepared else preparation.turned_back(array, scan)
@@ -242,14 +243,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         describe = embedding.make_describer(config)(variables) if arguments.rank else None
         segmenter = Segmenter(config, predict, arguments.output, maps, describe)
         names = {str(value): name for value, name in segmenter.names.items()}
-        files.write_json(arguments.output / "labels.json", names)
+        write_json(arguments.output / "labels.json", names)
         failures = _segment_all(segmenter, scans, arguments.output, maps, arguments.rank)
         if arguments.rank:
             records_of = {name: record_of(arguments.output, name) for name in scans}
             known = {name: path for name, path in records_of.items() if path.exists()}
             places = ranking_page.write_ranking(arguments.output, known)
-            first = ", ".join(place.case for place in places[:3])
-            CONSOLE.print(f"label first: {first} ... ({arguments.output}/ranking.csv)")
+            if places:
+                first = ", ".join(place.case for place in places[:3])
+                CONSOLE.print(f"label first: {first} ... ({arguments.output}/ranking.csv)")
     except (ValueError, OSError) as error:
         CONSOLE.print(f"error: {error}", markup=False)
         return 1

@@ -6,7 +6,7 @@
 a run of CIFP; `configs/acdc.py:small` is smaller still, a quarter of an hour, for tables of many.
 """
 
-from cifp_jax.config import Config, default_config
+from cifp_jax.config import Config, default_config, set_where_present
 
 SCALES = {"laptop": (96, 4500), "small": (64, 1500)}  # pixels a side, steps
 
@@ -16,10 +16,11 @@ def get_config(variant: str = "full") -> Config:
     config.data.name = "acdc"
     config.data.root = "data/ACDC"
     config.data.labeled = 7
-    config.presets.cifp.ramp_steps = 7500
+    config.methods.cifp.ramp_steps = 7500
+    # SSL4MIS ramps these over the whole run.
     for name in ("mean_teacher", "ua_mt", "cps"):
-        config.presets[name].ramp_steps = 30_000
-    config.presets.ua_mt.threshold_steps = 30_000
+        config.methods[name].ramp_steps = 30_000
+    config.methods.ua_mt.threshold_steps = 30_000
     if variant in SCALES:
         side, steps = SCALES[variant]
         config.data.patch_size = (side, side)
@@ -29,8 +30,8 @@ def get_config(variant: str = "full") -> Config:
         config.training.evaluate_every = 500 if variant == "laptop" else 250
         config.training.checkpoint_every = 250
         # A short budget wants a ramp, and a pre-training, over a third of it.
-        config.method.ramp_steps = config.method.pretrain_steps = steps // 3
-        config.method.threshold_steps = steps
+        set_where_present(config.methods, ramp_steps=steps // 3, pretrain_steps=steps // 3)
+        set_where_present(config.methods, threshold_steps=steps)
     elif variant != "full":
         raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: full, laptop, small.")
     return config

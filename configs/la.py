@@ -6,7 +6,7 @@
 three, smaller crops, half as many channels, and ten unlabelled scans set aside as validation.
 """
 
-from cifp_jax.config import Config, default_config
+from cifp_jax.config import Config, default_config, set_where_present
 
 
 def get_config(variant: str = "full") -> Config:
@@ -20,9 +20,9 @@ def get_config(variant: str = "full") -> Config:
     config.model.classes = 2
     config.training.steps = 15_000
     config.training.evaluate_every = 0
-    config.presets.ad_mt.update(threshold=0.8, criterion="ce", period=19, ramp_steps=6000)
-    config.presets.bcp.pretrain_steps = 2000
-    config.presets.crossmatch.update(threshold=0.75, distill=1.0)
+    config.methods.ad_mt.update(threshold=0.8, criterion="ce", period=19, ramp_steps=6000)
+    config.methods.bcp.pretrain_steps = 2000
+    config.methods.crossmatch.update(threshold=0.75, distill=1.0)
     config.evaluation.report = "last"
     if variant == "laptop":
         config.data.validation = 10
@@ -34,9 +34,7 @@ def get_config(variant: str = "full") -> Config:
         config.training.evaluate_every = 200
         config.training.checkpoint_every = 100
         # A short budget wants a ramp over a third of it.
-        config.method.ramp_steps = 700
-        config.method.threshold_steps = 2200
-        config.method.pretrain_steps = 500
+        set_where_present(config.methods, ramp_steps=700, pretrain_steps=500, threshold_steps=2200)
         config.evaluation.stride = (24, 24, 16)
     elif variant != "full":
         raise ValueError(f"configs/la.py has no variant {variant!r}; known: full, laptop.")

@@ -1,7 +1,8 @@
 """Writes docs/reference/config.md and commands.md from the code: `python docs/make_reference.py`.
 
-The settings are read from `cifp_jax/config.py` and the docstrings, the options of the commands from
-their source, so that nothing of a command needs to be installed. A test compares the pages.
+The settings are read from `cifp_jax/config.py` and from what the methods declare, the options of
+the commands from their source, so that nothing of a command needs to be installed. A test compares
+the pages.
 """
 
 import ast
@@ -12,19 +13,20 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cifp_jax.config import method_defaults
 from cifp_jax.methods import METHODS
+from cifp_jax.methods.settings import Declared, declarations
 from cifp_jax.scans.preparation import Preparation
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("cifp_jax", "experiments", "benchmarks")
 _SETTING = re.compile(r"    config\.([\w.]+) = (.+?)(?:  # (.+))?$")
+_BAR = r"\|"  # a bar inside a cell
 _MADE = "<!-- Made by docs/make_reference.py: change the code, not this page. -->"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(c.replace('|', _BAR) for c in line)} |" for line in lines)
 
 
 def _code(value: object) -> str:
@@ -39,6 +41,13 @@ def settings() -> dict[str, list[tuple[str, str, str]]]:
             name, default, meaning = found.groups()
             parts.setdefault(name.rpartition(".")[0], []).append((name, default, meaning or ""))
     return parts
+
+
+def values(declared: Declared, default: object) -> str:
+    """Which values a setting of a method may have, in words."""
+    options = ("True", "False") if isinstance(default, bool) else declared.options
+    parts = (", ".join(map(str, options)), declared.range, declared.unit)
+    return "; ".join(filter(None, parts))
 
 
 def meanings(docstring: str | None, names: Iterable[str]) -> dict[str, str]:
@@ -67,17 +76,24 @@ def config_page() -> str:
         "## config.preparation",
         "What `prepare` did to your own scans, so that `predict` does the same to new ones.",
         _table(head, rows),
-        "## config.method and config.presets",
-        "`config.method.name` is one of the names below. A setting of a method is, in this order: "
-        "`config.method.<setting>` where it is given; what the configuration sets for that method "
-        "on its data, `config.presets.<method>.<setting>`; the default in this table.",
+        "## config.methods",
+        "`config.method.name` is one of the names below; each method has its settings to itself. "
+        "The defaults are those of the method's file in `cifp_jax/methods/`; a configuration file "
+        "may set others for its data.",
     ]
-    for name in sorted(METHODS):
-        loss, defaults = METHODS[name].loss, method_defaults(name)
-        said = meanings(loss.__doc__, defaults)
-        parts += [f"### {name}", inspect.cleandoc(loss.__doc__ or "").splitlines()[0]]
-        rows = ((_code(n), _code(repr(v)), said[n]) for n, v in defaults.items())
-        parts.append(_table(head, rows) if defaults else "It has no settings.")
+    head = ("setting", "default", "values", "meaning")
+    for name, method in sorted(METHODS.items()):
+        parts += [f"### {name}", inspect.cleandoc(method.loss.__doc__ or "").splitlines()[0]]
+        rows = [
+            (
+                _code(f"config.methods.{name}.{key}"),
+                _code(repr(default)),
+                values(declared, default),
+                declared.meaning,
+            )
+            for key, (declared, default) in declarations(method.settings).items()
+        ]
+        parts.append(_table(head, rows) if rows else "It has no settings.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cifp_jax.config import method_defaults
+from cifp_jax.config import default_config
 
 # The method of this project first, then what it is measured against, then the rest.
 METHODS = (
@@ -29,46 +29,48 @@ BUDGETS = tuple(VARIANTS)
 # best checkpoint, and `--mode=evaluate` scores a run again under the other rules.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "perturbation=none": {"method.perturbation": "none"},
-    "perturbation=channel_dropout": {"method.perturbation": "channel_dropout"},
-    "perturbation=learned": {"method.perturbation": "learned"},
-    "stages=5": {"method.stages": (5,)},
-    "stages=4,5": {"method.stages": (4, 5)},
-    "stages=1-5": {"method.stages": (1, 2, 3, 4, 5)},
-    "tokens=64": {"method.tokens": 64},
-    "gate=soft": {"method.gate": "soft"},
-    "gate=threshold": {"method.gate": "threshold"},
-    "gate=all": {"method.gate": "all"},
-    "gate=random": {"method.gate": "random"},
-    "source=bank": {"method.key_source": "bank"},
-    "source=unlabeled": {"method.key_source": "unlabeled"},
-    "source=self": {"method.key_source": "self"},
-    "source=noise": {"method.key_source": "noise"},
-    "sampling=class_balanced": {"method.sampling": "class_balanced"},
-    "alpha=0": {"method.alpha": 0.0},  # the second loss stays, on features as they are
-    "alpha=0.5": {"method.alpha": 0.5},
-    "tau=0.5": {"method.tau": 0.5},
-    "beta=10": {"method.beta": 10.0},
-    "fusion=weak_only": {"method.fusion": "weak_only"},
-    "fusion=mean": {"method.fusion": "mean"},
-    "fusion=entropy": {"method.fusion": "entropy"},
-    "fusion=kl": {"method.fusion": "kl"},
-    "fusion=entropy_kl": {"method.fusion": "entropy_kl"},
-    "fusion=random": {"method.fusion": "random"},
-    "temperature=0.1": {"method.temperature": 0.1},
-    "gamma=0": {"method.gamma": 0.0},
-    "gamma=4": {"method.gamma": 4.0},
-    "target=soft": {"method.target": "soft"},
-    "member=strong": {"method.strong_member": True},
-    "dice=all_classes": {"method.present_only": False},
+    "perturbation=none": {"methods.cifp.perturbation.kind": "none"},
+    "perturbation=channel_dropout": {"methods.cifp.perturbation.kind": "channel_dropout"},
+    "perturbation=learned": {"methods.cifp.perturbation.kind": "learned"},
+    "stages=5": {"methods.cifp.perturbation.stages": (5,)},
+    "stages=4,5": {"methods.cifp.perturbation.stages": (4, 5)},
+    "stages=1-5": {"methods.cifp.perturbation.stages": (1, 2, 3, 4, 5)},
+    "tokens=64": {"methods.cifp.perturbation.tokens": 64},
+    "gate=soft": {"methods.cifp.perturbation.gate": "soft"},
+    "gate=threshold": {"methods.cifp.perturbation.gate": "threshold"},
+    "gate=all": {"methods.cifp.perturbation.gate": "all"},
+    "gate=random": {"methods.cifp.perturbation.gate": "random"},
+    "source=bank": {"methods.cifp.perturbation.key_source": "bank"},
+    "source=unlabeled": {"methods.cifp.perturbation.key_source": "unlabeled"},
+    "source=self": {"methods.cifp.perturbation.key_source": "self"},
+    "source=noise": {"methods.cifp.perturbation.key_source": "noise"},
+    "sampling=class_balanced": {"methods.cifp.perturbation.sampling": "class_balanced"},
+    "alpha=0": {
+        "methods.cifp.perturbation.alpha": 0.0
+    },  # the second loss stays, on features as they are
+    "alpha=0.5": {"methods.cifp.perturbation.alpha": 0.5},
+    "tau=0.5": {"methods.cifp.perturbation.tau": 0.5},
+    "beta=10": {"methods.cifp.perturbation.beta": 10.0},
+    "fusion=weak_only": {"methods.cifp.fusion.kind": "weak_only"},
+    "fusion=mean": {"methods.cifp.fusion.kind": "mean"},
+    "fusion=entropy": {"methods.cifp.fusion.kind": "entropy"},
+    "fusion=kl": {"methods.cifp.fusion.kind": "kl"},
+    "fusion=entropy_kl": {"methods.cifp.fusion.kind": "entropy_kl"},
+    "fusion=random": {"methods.cifp.fusion.kind": "random"},
+    "temperature=0.1": {"methods.cifp.fusion.temperature": 0.1},
+    "gamma=0": {"methods.cifp.fusion.gamma": 0.0},
+    "gamma=4": {"methods.cifp.fusion.gamma": 4.0},
+    "target=soft": {"methods.cifp.fusion.target": "soft"},
+    "member=strong": {"methods.cifp.fusion.strong_member": True},
+    "dice=all_classes": {"methods.cifp.present_only": False},
     "teacher=off": {"ema.decay": 0.0},
-    "cutmix=0": {"method.cutmix": 0.0},
-    "cutmix=0.5": {"method.cutmix": 0.5},
-    "cutmix_source=unlabeled": {"method.cutmix_source": "unlabeled"},
-    "views=2": {"method.strong_views": 2},
-    "lambda=0.5": {"method.lambda_max": 0.5},
-    "lambda=2": {"method.lambda_max": 2.0},
-    "ramp=0": {"method.ramp_steps": 0},
+    "cutmix=0": {"methods.cifp.views.cutmix": 0.0},
+    "cutmix=0.5": {"methods.cifp.views.cutmix": 0.5},
+    "cutmix_source=unlabeled": {"methods.cifp.views.cutmix_source": "unlabeled"},
+    "views=2": {"methods.cifp.views.count": 2},
+    "lambda=0.5": {"methods.cifp.lambda_max": 0.5},
+    "lambda=2": {"methods.cifp.lambda_max": 2.0},
+    "ramp=0": {"methods.cifp.ramp_steps": 0},
 }
 
 
@@ -91,6 +93,11 @@ class Cell(NamedTuple):
     def data(self) -> str:
         """Name of its configuration's file: la, acdc or demo."""
         return self.config.removeprefix("configs/").partition(".py:")[0]
+
+    @property
+    def variant(self) -> str:
+        """Variant of that configuration: full, laptop, small, 2d or 3d."""
+        return self.config.partition(".py:")[2]
 
 
 def _cell(data: str, labeled: int, label: str, seed: int, budget: str, settings: Any) -> Cell:
@@ -141,8 +148,9 @@ def _smoke(seed: int) -> list[Cell]:
         "evaluation.overlays": 0,
     }
     brief = {"pretrain_steps": 2, "ramp_steps": 2}
+    known = default_config().methods
     ramps = {
-        name: {f"method.{k}": v for k, v in brief.items() if k in method_defaults(name)}
+        name: {f"methods.{name}.{k}": v for k, v in brief.items() if k in known[name]}
         for name in METHODS
     }
     ranks = {

@@ -5,9 +5,10 @@
     python -m experiments.run --table=smoke
 
 Each cell is one run of `cifp_jax.main` in a folder of its own, with its log; a result is one JSON
-in `experiments/results/<data, or ablation>_<budget>/`. Stop it at any time, or let `--minutes` do
-so: the same command goes on where the cell stopped. A cell that fails leaves `status.json` and its
-log, is tried again by the next call, and does not keep the others from running.
+in `experiments/results/<data, or ablation>_<variant of its configuration>/`. Stop it at any time,
+or let `--minutes` do so: the same command goes on where the cell stopped. A cell that fails leaves
+`status.json` and its log, is tried again by the next call, and does not keep the others from
+running.
 
 Where `test.list` lies beside a data set's other lists, its cases are scored. LA's full budget has
 no other cases to score: without that list a cell ends as trained, without a result, and its network
@@ -195,11 +196,14 @@ def choose(
     return chosen
 
 
-def folder_name(cell: planned_runs.Cell, given: argparse.Namespace) -> str:
-    """Of a cell's run and result: cells of the table protocol are those of their data's table."""
-    if given.table == "smoke":
+def folder_name(cell: planned_runs.Cell, table: str) -> str:
+    """The folder of a cell's run and of its result; it names the configuration's variant.
+
+    Cells of the table protocol are those of their data's table.
+    """
+    if table == "smoke":
         return "smoke"
-    return f"{cell.data if given.table == 'protocol' else given.table}_{given.budget}"
+    return f"{'ablation' if table == 'ablation' else cell.data}_{cell.variant}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -219,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds = tuple(int(seed) for seed in given.seeds.split(","))
         cells = choose(given.table, given.budget, seeds, given.only, given.data)
         with stoppable(given.minutes) as stop:
-            for name, part in itertools.groupby(cells, lambda c: folder_name(c, given)):
+            for name, part in itertools.groupby(cells, lambda c: folder_name(c, given.table)):
                 # A smoke test is no result: its JSON stays beside its runs.
                 runs = given.runs / name
                 smoke = given.table == "smoke"

@@ -1,5 +1,6 @@
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from cifp_jax.methods import attention
-from cifp_jax.methods.attention import Settings, attend, make_plan, perturb
+from cifp_jax.methods.attention import Settings, make_plan, perturb
+from cifp_jax.methods.tokens import attend
 from tests.support.steps import quick
 
 EYE = jnp.eye(4)
@@ -129,7 +131,7 @@ def test_partners_and_bank_stay_inside_a_device_block():
     settings = Settings(stages=(2,), gate="all")
     out = run(settings, unlabeled, labeled, shards=2)
     np.testing.assert_allclose(out[1][:, 0, 0, 0], [10, 20, 30, 40], rtol=1e-5)
-    bank = settings._replace(key_source="bank", tokens=2000)
+    bank = replace(settings, key_source="bank", tokens=2000)
     out = run(bank, unlabeled, labeled, shards=2)
     np.testing.assert_allclose(out[1][:, 0, 0, 0], [15, 15, 35, 35], rtol=1e-5)
 
@@ -157,17 +159,17 @@ def test_class_compatibility_leads_to_tokens_of_the_same_class():
     np.testing.assert_allclose(out[0][..., 0], 10 + 10 * probs[..., 1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("perturbation", ["cross_image", "learned"])
-def test_no_gradient_into_the_labelled_features_unless_asked(perturbation):
+@pytest.mark.parametrize("kind", ["cross_image", "learned"])
+def test_no_gradient_into_the_labelled_features_unless_asked(kind):
     unlabeled, labeled = maps(0, 2), maps(1, 2)
-    settings = Settings(perturbation=perturbation, stages=(1, 3), heads=2, tokens=8)
+    settings = Settings(kind=kind, stages=(1, 3), heads=2, tokens=8)
     weights = attention.init_projections(jax.random.key(0), (4, 4, 4), settings)
 
     def value(u, lab, chosen):
         return sum(jnp.sum(z**2) for z in run_plain(chosen, u, lab, weights=weights))
 
     for stop in (True, False):
-        chosen = settings._replace(stop_source=stop)
+        chosen = replace(settings, stop_source=stop)
         gradient = jax.grad(functools.partial(value, chosen=chosen), argnums=(0, 1))
         own, other = quick(gradient)(unlabeled, labeled)
         assert float(jnp.abs(own[0]).max()) > 0
@@ -176,32 +178,32 @@ def test_no_gradient_into_the_labelled_features_unless_asked(perturbation):
 
 def test_learned_projections_at_the_identity_are_heads_of_plain_attention():
     unlabeled, labeled = maps(0, 2), maps(1, 2)
-    settings = Settings(perturbation="learned", stages=(2,), heads=1, gate="all")
+    settings = Settings(kind="learned", stages=(2,), heads=1, gate="all")
     weights = {"stage2": {n: EYE for n in ("query", "key", "value", "output")}}
     got = run(settings, unlabeled, labeled, weights=weights)
-    want = run(settings._replace(perturbation="cross_image"), unlabeled, labeled)
+    want = run(replace(settings, kind="cross_image"), unlabeled, labeled)
     np.testing.assert_allclose(got[1], want[1], atol=1e-6)
     # Two heads see two channels each: head by head the same as attention on those channels.
-    got = run(settings._replace(heads=2), unlabeled, labeled, weights=weights)[1]
+    got = run(replace(settings, heads=2), unlabeled, labeled, weights=weights)[1]
     for part in (slice(0, 2), slice(2, 4)):
         pick = functools.partial(jax.tree.map, lambda z, p=part: z[..., p])
-        want = run(settings._replace(perturbation="cross_image"), pick(unlabeled), pick(labeled))
+        want = run(replace(settings, kind="cross_image"), pick(unlabeled), pick(labeled))
         np.testing.assert_allclose(got[..., part], want[1], atol=1e-6)
 
 
 def test_projections_start_near_the_identity_and_heads_must_divide():
-    settings = Settings(perturbation="learned", stages=(2, 3), heads=4)
+    settings = Settings(kind="learned", stages=(2, 3), heads=4)
     weights = attention.init_projections(jax.random.key(0), (4, 8, 16), settings)
     assert sorted(weights) == ["stage2", "stage3"]
     for w in weights["stage3"].values():
         assert 0.3 < float(jnp.linalg.norm(w - jnp.eye(16))) < 0.5
     with pytest.raises(ValueError, match="heads=3 does not divide the 8 channels of stage 2"):
-        attention.init_projections(jax.random.key(0), (4, 8, 16), settings._replace(heads=3))
+        attention.init_projections(jax.random.key(0), (4, 8, 16), replace(settings, heads=3))
 
 
 def test_channel_dropout_drops_half_of_the_channels_and_doubles_the_rest():
     unlabeled = tuple(jnp.ones((2, s, s, 400)) for s in (4, 2, 1))
-    out = run(Settings(perturbation="channel_dropout", stages=(1, 3)), unlabeled, unlabeled)
+    out = run(Settings(kind="channel_dropout", stages=(1, 3)), unlabeled, unlabeled)
     np.testing.assert_array_equal(out[1], unlabeled[1])
     values = np.asarray(out[0])
     assert set(np.unique(values)) == {0.0, 2.0}
@@ -223,16 +225,16 @@ def test_one_example_more_changes_nothing_for_the_others():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"perturbation": "cross"}, "known: cross_image, learned, channel_dropout, none"),
+        ({"kind": "cross"}, "known: cross_image, learned, channel_dropout, none"),
         ({"key_source": "two"}, "known: one, bank, unlabeled, self, noise"),
         ({"sampling": "even"}, "known: uniform, class_balanced"),
         ({"gate": "half"}, "known: top_half, soft, threshold, all, random"),
         ({"stages": (3, 4)}, r"stages=\(3, 4\) must be some of 1 to 3"),
         ({"stages": ()}, "must be some of 1 to 3"),
-        ({"tau": 0.0}, "tau must be above 0"),
+        ({"tau": 0.0}, "tau is 0.0, but must be above 0"),
+        ({"tokens": 0}, "tokens is 0, but must be at least 1"),
     ],
 )
 def test_unknown_settings(changes, message):
-    settings = Settings(stages=(3,))._replace(**changes)
     with pytest.raises(ValueError, match=message):
-        run(settings, maps(0, 2), maps(1, 2))
+        run(Settings(**{"stages": (3,), **changes}), maps(0, 2), maps(1, 2))

@@ -1,12 +1,15 @@
 """The harness of the benchmarks, and PyTorch's side where PyTorch is there."""
 
+import itertools
 import json
+import multiprocessing
 import os
 
 import pytest
 
-from benchmarks import precision, record
+from benchmarks import distances, loader, precision, record
 from benchmarks.sides import Result, Work, interleave
+from cifp_jax.training import build
 
 
 def counts(path, name):
@@ -45,6 +48,24 @@ def test_sides_take_turns_after_one_warm_up_each(tmp_path):
     assert path.read_text() == "ab" + "ab" * 3
     assert len(results["one"].seconds) == 3
     assert results["two"].facts == {"flops": 6.0, "bytes": 1.0}
+
+
+def with_a_process(path):
+    """A side whose work is done by a process of its own, as a loader's is."""
+    context = multiprocessing.get_context("spawn")
+
+    def run():
+        child = context.Process(target=path.touch)
+        child.start()
+        child.join()
+
+    return Work(run, lambda: {"touched": float(path.exists())})
+
+
+def test_a_side_may_start_processes(tmp_path):
+    results, errors = interleave({"one": with_a_process}, {"path": tmp_path / "file"}, repeats=1)
+    assert not errors
+    assert results["one"].facts == {"touched": 1.0}
 
 
 def test_a_side_that_fails_is_named_and_the_other_goes_on(tmp_path):
@@ -101,3 +122,49 @@ def test_curves_of_both_precisions_are_written_together(monkeypatch, tmp_path):
     rows = {r["precision"]: r["curves"]["loss"] for r in json.loads(out.read_text())["rows"]}
     assert rows == {"float32": [[10, 1.0], [20, 0.5]], "bfloat16": [[10, 1.5], [20, 0.75]]}
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_loaders_read_the_same_cases_into_the_same_batches(tmp_path):
+    config = loader.configuration(layout="acdc", root=str(tmp_path), workers=1, labeled=1)
+    config.data.phantoms = 8
+    config.data.patch_size, config.data.batch_labeled = (32, 32), 2
+    config.data.batch_unlabeled = 3
+    config.data.workers = 0  # of this side's process: the batch does not depend on it
+    split = build.make_split(config)
+    examples = loader.Examples(config, split)
+    assert len(examples.labeled) == len(split.labeled)
+    assert len(examples.unlabeled) == len(split.unlabeled) > len(split.labeled)
+    numbers = list(itertools.islice(loader.Batches(config, examples), len(examples)))
+    # Both streams run through all of their cases before one comes again.
+    first = len(split.labeled)
+    for stream, wanted in (([0, 2], range(first)), ([2, 5], range(first, len(examples)))):
+        drawn = [number for batch in numbers for number in batch[slice(*stream)]]
+        assert sorted(drawn[: len(wanted)]) == list(wanted)
+    theirs = loader.stack([examples[number] for number in numbers[0]])
+    mine = next(loader.make_iterator(config))
+    for name, keys in (("labeled", ("image", "label")), ("unlabeled", ("image",))):
+        assert set(theirs[name]) == set(keys) == set(mine[name]) - {"index"}
+        for key in keys:
+            assert theirs[name][key].shape == mine[name][key].shape
+            assert theirs[name][key].dtype == mine[name][key].dtype
+
+
+def test_a_loader_without_workers_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["loader", "--workers=0"])
+    with pytest.raises(SystemExit):
+        loader.main()
+    assert "--workers: 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "reference"), [(distances, "medpy"), (loader, "pytorch")])
+def test_a_benchmark_writes_its_ratio(module, reference, monkeypatch, tmp_path):
+    def interleaved(sides, arguments, repeats):
+        assert repeats == 2
+        return {name: Result([float(len(name))], 1.0, {}) for name in sides}, {}
+
+    monkeypatch.setattr(module, "interleave", interleaved)
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", ["benchmark", "--repeats=2", f"--out={out}"])
+    module.main()
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["ratio"] for row in rows} == {len("cifp_jax") / len(reference)}

@@ -4,7 +4,7 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.data.phantom import write_phantoms
-from cifp_jax.training import build, loop
+from cifp_jax.training import build, loop, scoring
 from tests.support.runs import small
 
 
@@ -21,6 +21,8 @@ def root(tmp_path_factory):
         ("model.name", "wnet", "config.model.name is 'wnet'; known: unet, vnet"),
         ("data.name", "mri", "known: la, acdc"),
         ("method.name", "cipf", "known: ad_mt, bcp, cifp, cps"),
+        ("methods.cifp.fusion.gamma", -1.0, "methods.cifp.fusion.gamma is -1.0, but must be at"),
+        ("methods.bcp.alpha", -1.0, "config.methods.bcp.alpha is -1.0"),  # also where it is unused
         ("parallel", "tpu", "known: jit, pmap, none"),
         ("evaluation.weights", "mean", "known: ema, student"),
         ("evaluation.report", "first", "known: last, best"),
@@ -57,10 +59,13 @@ def test_a_device_needs_whole_pairs_where_images_are_mixed_in_pairs(root):
         return build.batch_unit(config)
 
     assert unit() == 1  # boxes of CIFP come from the labelled partner
-    assert unit(**{"method.cutmix_source": "unlabeled"}) == 2
-    assert unit(**{"method.cutmix_source": "unlabeled", "method.cutmix": 0.0}) == 1
-    assert unit(**{"method.key_source": "unlabeled"}) == 2
-    assert unit(**{"method.perturbation": "learned"}) == 2
+    assert unit(**{"methods.cifp.views.cutmix_source": "unlabeled"}) == 2
+    assert (
+        unit(**{"methods.cifp.views.cutmix_source": "unlabeled", "methods.cifp.views.cutmix": 0.0})
+        == 1
+    )
+    assert unit(**{"methods.cifp.perturbation.key_source": "unlabeled"}) == 2
+    assert unit(**{"methods.cifp.perturbation.kind": "learned"}) == 2
     assert unit(**{"method.name": "unimatch", "training.accumulate": 3}) == 6
     assert unit(**{"method.name": "supervised"}) == 1
     assert unit(compare=("supervised", "unimatch")) == 2
@@ -110,19 +115,21 @@ def test_what_prepared_scans_do_not_allow(key, value, answer, root):
     [
         ("data.labeled", 99, "cannot give 99 labelled"),
         ("data.patch_size", (30, 32), r"\(32, 32\)"),
-        ("method.perturbation", "nope", "known: cross_image"),
-        ("method.gate", "nope", "known: top_half"),
-        ("method.stages", (6,), "1 to 5"),
+        ("methods.cifp.perturbation.kind", "nope", "known: cross_image"),
+        ("methods.cifp.perturbation.gate", "nope", "known: top_half"),
+        ("methods.cifp.perturbation.stages", (6,), "1 to 5"),
     ],
 )
 def test_training_stops_before_it_writes(key, value, answer, root, tmp_path):
     config = small(root)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=answer):
-        loop.train(config, tmp_path / "run")
+        loop.train(config, build.make_split(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_evaluating_what_was_not_trained_says_so(root, tmp_path):
+    config = small(root)
     with pytest.raises(FileNotFoundError, match="train it first"):
-        loop.evaluate(small(root), tmp_path / "run")
+        scoring.score_run(config, build.make_split(config), tmp_path / "run")
+    assert not list(tmp_path.iterdir())

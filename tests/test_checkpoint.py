@@ -67,6 +67,22 @@ def test_the_last_and_the_best_are_kept_with_their_place_in_the_data(tmp_path):
     assert restored.rng == make_state(2).rng
 
 
+def test_the_reported_checkpoint_is_the_best_where_there_is_one(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with (
+        Checkpoints(folder) as checkpoints,
+        pytest.raises(FileNotFoundError, match="holds no checkpoint: train it first"),
+    ):
+        checkpoints.reported("best")
+    assert not folder.exists()  # to look for one leaves nothing behind
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(make_state(1), make_iterator())
+        assert checkpoints.reported("best") == 1
+        checkpoints.save(make_state(2), make_iterator(), {"dice": 50.0})
+        checkpoints.save(make_state(3), make_iterator())
+        assert (checkpoints.reported("best"), checkpoints.reported("last")) == (2, 3)
+
+
 def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(make_state(1), make_iterator())

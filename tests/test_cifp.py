@@ -8,43 +8,13 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS, cifp, supervised
-from cifp_jax.models.network import Network
-from tests.support.steps import quick
+from cifp_jax.methods.context import Context
+from tests.support.networks import THREE_CLASSES as CLASSES
+from tests.support.networks import THREE_SIZE as SIZE
+from tests.support.networks import make_network, make_params
+from tests.support.steps import quick, settings_with
 
-CLASSES, SIZE = 3, 16
 STEP = jnp.int32(50)
-
-
-def make_params(seed: int = 0) -> dict[str, jax.Array]:
-    rng = np.random.default_rng(seed)
-    shapes = {"in": (3, 1, 4), "shift": (3, 4), "out": (3, 4, CLASSES)}
-    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
-
-
-def make_network(params: dict[str, jax.Array], extra: dict | None = None) -> Network:
-    """Three stages without normalisation: pooled images through a pointwise layer, and back.
-
-    Its "statistics" count the passes that moved them: 1 an encoding, 100 a decoding.
-    """
-
-    def encode(x, keys, stats):
-        features = []
-        for i in range(3):
-            x = x if i == 0 else x.reshape(len(x), x.shape[1] // 2, 2, -1, 2, 1).mean((2, 4))
-            features.append(jnp.tanh(x @ params["in"][i] + params["shift"][i]))
-        return tuple(features), {"passes": stats["passes"] + 1}
-
-    def decode(features, keys, stats):
-        logits = jnp.zeros((1, SIZE, SIZE, CLASSES))
-        for i, z in enumerate(features):
-            wide = jnp.repeat(jnp.repeat(z, 2**i, axis=1), 2**i, axis=2)
-            logits = logits + wide @ params["out"][i]
-        return logits, {"passes": stats["passes"] + 100}
-
-    def forward(x, keys, stats):
-        return decode(*(lambda f, s: (f, keys, s))(*encode(x, keys, stats)))
-
-    return Network(encode, decode, forward, {"passes": jnp.zeros(())}, extra or {})
 
 
 def make_batch(labeled: int = 4, unlabeled: int = 4) -> dict:
@@ -62,7 +32,11 @@ def make_batch(labeled: int = 4, unlabeled: int = 4) -> dict:
     }
 
 
-DEFAULTS = {"stages": (2,), "tokens": 8, "ramp_steps": 100}
+DEFAULTS = {"perturbation.stages": (2,), "perturbation.tokens": 8, "ramp_steps": 100}
+
+
+def make(**settings):
+    return settings_with(cifp.Settings, DEFAULTS | settings)
 
 
 def evaluate(params, teacher, batch, axis_name=None, shards=1, extra=None, **settings):
@@ -70,20 +44,15 @@ def evaluate(params, teacher, batch, axis_name=None, shards=1, extra=None, **set
         make_network(params, extra),
         make_network(teacher, extra),
         batch,
-        rng=jax.random.key(0),
-        step=STEP,
-        axis_name=axis_name,
-        shards=shards,
-        **(DEFAULTS | settings),
+        Context(jax.random.key(0), STEP, axis_name, shards),
+        make(**settings),
     )
 
 
 @functools.cache
 def run(**settings):
     """Loss, statistics, metrics and gradients of one step with a teacher unlike the student."""
-    chosen = {**DEFAULTS, **settings}
-    own = {k: v for k, v in chosen.items() if k not in ("tokens", "ramp_steps")}
-    extra = cifp.init(jax.random.key(1), (4, 4, 4), **own)
+    extra = cifp.init(jax.random.key(1), (4, 4, 4), make(**settings))
 
     def value(params, teacher, extra):
         return evaluate(params, teacher, make_batch(), extra=extra, **settings)
@@ -115,10 +84,8 @@ def test_without_consistency_it_is_supervised_training():
             make_network(params),
             make_network(params),
             make_batch(),
-            rng=jax.random.key(0),
-            step=STEP,
-            axis_name=None,
-            shards=1,
+            Context(jax.random.key(0), STEP),
+            supervised.Settings(),
         )[0]
 
     want, want_grads = quick(jax.value_and_grad(value))(make_params(0))
@@ -128,7 +95,7 @@ def test_without_consistency_it_is_supervised_training():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"perturbation": "learned", "heads": 2, "lambda_max": 0.0}]
+    "settings", [{}, {"perturbation.kind": "learned", "perturbation.heads": 2, "lambda_max": 0.0}]
 )
 def test_statistics_come_from_the_clean_pass_alone(settings):
     # One encoding and one decoding of both streams; the other passes are dropped.
@@ -137,20 +104,27 @@ def test_statistics_come_from_the_clean_pass_alone(settings):
 
 def test_no_gradient_reaches_the_teacher():
     # Not through the pseudo label, and not through gates and biases.
-    grads = run(strong_member=True, gate="soft", beta=1.0, target="soft")[3]
+    grads = run(
+        **{
+            "fusion.strong_member": True,
+            "perturbation.gate": "soft",
+            "perturbation.beta": 1.0,
+            "fusion.target": "soft",
+        }
+    )[3]
     assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads[1]))
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads[0]))
 
 
 def test_alpha_0_flips_nothing():
-    metrics = run(alpha=0.0)[2]
+    metrics = run(**{"perturbation.alpha": 0.0})[2]
     assert metrics["flip_share"] == 0
     assert metrics["fused_differs"] == 0
     assert metrics["perturbed_weight"] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_without_a_perturbation_the_strong_view_stands_for_both():
-    total, _, metrics, _ = run(perturbation="none")
+    total, _, metrics, _ = run(**{"perturbation.kind": "none"})
     assert "feature" not in metrics
     assert "flip_share" not in metrics
     want = metrics["supervised"] + metrics["lambda"] * metrics["strong"]
@@ -165,7 +139,7 @@ def test_a_surer_teacher_gives_a_higher_reliability():
         total, count = metrics["reliability"]
         return float(total / count)
 
-    step = quick(functools.partial(evaluate, perturbation="none"))
+    step = quick(functools.partial(evaluate, **{"perturbation.kind": "none"}))
     # A teacher that says nothing has the entropy of its maximum: R = 1 / e.
     assert reliability(0.0) == pytest.approx(math.exp(-1), rel=1e-4)
     assert reliability(0.0) < reliability(1.0) < reliability(20.0)
@@ -173,7 +147,11 @@ def test_a_surer_teacher_gives_a_higher_reliability():
 
 def test_the_students_features_are_perturbed_by_labelled_ones():
     # A target of the weak view alone, so that labelled images act through the student only.
-    step = quick(functools.partial(evaluate, fusion="weak_only", threshold=0.0, cutmix=0.0))
+    step = quick(
+        functools.partial(
+            evaluate, **{"fusion.kind": "weak_only", "fusion.threshold": 0.0, "views.cutmix": 0.0}
+        )
+    )
     batch = make_batch()
     before = step(make_params(0), make_params(6), batch)[1][1]
     batch["labeled"]["image"] = -batch["labeled"]["image"]
@@ -184,7 +162,7 @@ def test_the_students_features_are_perturbed_by_labelled_ones():
 
 def test_boxes_of_labelled_images_bring_their_true_label():
     # The teacher says the same of both batches, so another loss is that of the boxes.
-    settings = {"perturbation": "none", "present_only": False}
+    settings = {"perturbation.kind": "none", "present_only": False}
     teacher = make_params(6)
     teacher["out"] = jnp.zeros_like(teacher["out"])
     step = quick(functools.partial(evaluate, **settings))
@@ -197,7 +175,9 @@ def test_boxes_of_labelled_images_bring_their_true_label():
 
 
 def test_projections_are_trained_by_the_exchange_between_labelled_images():
-    _, _, metrics, grads = run(perturbation="learned", heads=2, lambda_max=0.0)
+    _, _, metrics, grads = run(
+        lambda_max=0.0, **{"perturbation.kind": "learned", "perturbation.heads": 2}
+    )
     assert metrics["exchange"] > 0
     assert sorted(grads[2]) == ["stage2"]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads[2]))
@@ -206,16 +186,44 @@ def test_projections_are_trained_by_the_exchange_between_labelled_images():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"key_source": "bank", "sampling": "class_balanced", "beta": 1.0},
-        {"key_source": "unlabeled", "gate": "soft", "fusion": "kl", "strong_views": 2},
-        {"key_source": "self", "gate": "threshold", "fusion": "mean", "cutmix": 0.0},
-        {"key_source": "noise", "gate": "random", "fusion": "random", "target": "soft"},
-        {"perturbation": "channel_dropout", "fusion": "weak_only", "threshold": 0.5},
-        {"stages": (1, 3), "fusion": "entropy_kl", "strong_member": True, "present_only": True},
-        {"cutmix_source": "unlabeled", "cutmix": 0.9},
+        {
+            "perturbation.key_source": "bank",
+            "perturbation.sampling": "class_balanced",
+            "perturbation.beta": 1.0,
+        },
+        {
+            "perturbation.key_source": "unlabeled",
+            "perturbation.gate": "soft",
+            "fusion.kind": "kl",
+            "views.count": 2,
+        },
+        {
+            "perturbation.key_source": "self",
+            "perturbation.gate": "threshold",
+            "fusion.kind": "mean",
+            "views.cutmix": 0.0,
+        },
+        {
+            "perturbation.key_source": "noise",
+            "perturbation.gate": "random",
+            "fusion.kind": "random",
+            "fusion.target": "soft",
+        },
+        {
+            "perturbation.kind": "channel_dropout",
+            "fusion.kind": "weak_only",
+            "fusion.threshold": 0.5,
+        },
+        {
+            "perturbation.stages": (1, 3),
+            "fusion.kind": "entropy_kl",
+            "fusion.strong_member": True,
+            "present_only": False,
+        },
+        {"views.cutmix_source": "unlabeled", "views.cutmix": 0.9},
     ],
 )
-def test_every_switch_trains_and_changes_the_loss(settings):
+def test_combinations_of_switches_train_and_change_the_loss(settings):
     total, _, metrics, grads = run(**settings)
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     assert all(math.isfinite(v) for v in metrics.values())
@@ -227,16 +235,21 @@ def test_every_switch_trains_and_changes_the_loss(settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"strong_views": 2, "strong_member": True},
+        {"views.count": 2, "fusion.strong_member": True},
         pytest.param(
-            {"perturbation": "learned", "heads": 2, "key_source": "unlabeled", "fusion": "random"},
+            {
+                "perturbation.kind": "learned",
+                "perturbation.heads": 2,
+                "perturbation.key_source": "unlabeled",
+                "fusion.kind": "random",
+            },
             marks=pytest.mark.slow,
         ),
     ],
 )
 def test_four_devices_give_the_gradient_of_one(settings):
     batch = make_batch(8, 16)
-    extra = cifp.init(jax.random.key(1), (4, 4, 4), **(DEFAULTS | settings))
+    extra = cifp.init(jax.random.key(1), (4, 4, 4), make(**settings))
     arguments = (make_params(0), extra)
 
     def value(trained, batch, **layout):
@@ -265,7 +278,9 @@ def test_blocks_of_a_mesh_exchange_no_features(key_source):
     mesh = parallel.make_mesh()
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    step = jax.grad(lambda p, b: evaluate(p, p, b, shards=4, key_source=key_source)[0])
+    step = jax.grad(
+        lambda p, b: evaluate(p, p, b, shards=4, **{"perturbation.key_source": key_source})[0]
+    )
     meshed = quick(step, in_shardings=(whole, sharding), out_shardings=whole)
     text = meshed.lower(make_params(), make_batch(8, 16)).compile().as_text() or ""
     assert " all-reduce(" in text
@@ -276,12 +291,15 @@ def test_blocks_of_a_mesh_exchange_no_features(key_source):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cutmix_source": "bank"}, "cutmix_source is 'bank'; known: labeled, unlabeled"),
-        ({"strong_views": 3}, "strong_views is 3; known: 1, 2"),
-        ({"fusion": "max"}, "fusion is 'max'; known: entropy"),
-        ({"target": "firm"}, "target is 'firm'; known: hard, soft"),
-        ({"perturbation": "mixup"}, "perturbation is 'mixup'; known: cross_image"),
-        ({"stages": (4,)}, "must be some of 1 to 3"),
+        (
+            {"views.cutmix_source": "bank"},
+            "views.cutmix_source is 'bank'; known: labeled, unlabeled",
+        ),
+        ({"views.count": 3}, "views.count is 3; known: 1, 2"),
+        ({"fusion.kind": "max"}, "fusion.kind is 'max'; known: entropy"),
+        ({"fusion.target": "firm"}, "fusion.target is 'firm'; known: hard, soft"),
+        ({"perturbation.kind": "mixup"}, "perturbation.kind is 'mixup'; known: cross_image"),
+        ({"perturbation.stages": (4,)}, "must be some of 1 to 3"),
     ],
 )
 def test_unknown_values_are_named_when_traced(settings, message):
@@ -293,5 +311,5 @@ def test_unknown_values_are_named_when_traced(settings, message):
 
 def test_methods_by_name():
     assert METHODS["cifp"].loss is cifp.loss
-    assert METHODS["supervised"].init(jax.random.key(0), (4,), tokens=3) == {}
-    assert METHODS["cifp"].init(jax.random.key(0), (4,)) == {}
+    assert METHODS["supervised"].init(jax.random.key(0), (4,), supervised.Settings()) == {}
+    assert METHODS["cifp"].init(jax.random.key(0), (4,), cifp.Settings()) == {}

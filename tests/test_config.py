@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from cifp_jax.config import default_config, method_defaults
+from cifp_jax.config import default_config, set_where_present
 from cifp_jax.methods import METHODS
-from cifp_jax.training import build
+from cifp_jax.training import build, run_folder
 
 VARIANTS = [
     *(("acdc", v) for v in ("full", "laptop")),
@@ -40,38 +40,64 @@ def test_the_protocols():
     assert acdc.evaluation.report == "best"
 
 
-def test_settings_of_the_method_come_from_its_loss():
-    assert method_defaults("supervised") == {}
-    assert method_defaults("cifp")["tau"] == 0.1
-    # Left open in the configuration, so that no method's default stands for another's.
-    assert default_config().method.tau is None
+def test_settings_stand_in_the_configuration_as_the_methods_declare_them():
+    config = default_config()
+    assert set(config.methods) == set(METHODS)
+    assert config.methods.supervised.to_dict() == {}
+    assert config.methods.cifp.perturbation.tau == 0.1
+    for name, method in METHODS.items():
+        assert build.method_settings(config, name) == method.settings()
 
 
-def test_a_setting_has_one_type_in_all_methods():
-    types = {}
-    for name in METHODS:
-        for key, value in method_defaults(name).items():
-            assert types.setdefault(key, type(value)) is type(value), key
+def test_each_method_has_the_settings_of_its_data():
+    la, acdc = (importlib.import_module(f"configs.{name}") for name in ("la", "acdc"))
+    chosen = build.method_settings(la.get_config(), "ad_mt")
+    assert (chosen.threshold, chosen.criterion, chosen.ramp_steps) == (0.8, "ce", 6000)
+    assert build.method_settings(la.get_config(), "fixmatch").threshold == 0.95
+    assert build.method_settings(acdc.get_config(), "cifp").ramp_steps == 7500
+    assert build.method_settings(acdc.get_config(), "ua_mt").threshold_steps == 30_000
+    # A short run sets the ramp of every method that has one.
+    laptop = acdc.get_config("laptop")
+    ramps = {name: part.ramp_steps for name, part in laptop.methods.items() if "ramp_steps" in part}
+    assert ramps == dict.fromkeys(("ad_mt", "cifp", "cps", "mean_teacher", "ua_mt"), 1500)
+    assert laptop.methods.bcp.pretrain_steps == 1500
 
 
-def test_given_settings_come_before_those_of_the_data_before_those_of_the_loss():
+def test_a_setting_that_no_method_has_is_refused():
+    with pytest.raises(ValueError, match=r"no setting ramp_step; the nearest are ramp_steps"):
+        set_where_present(default_config().methods, ramp_step=5)
+
+
+@pytest.mark.parametrize("key", ["method.tau", "methods.cifp.gama", "methods.sifp.gamma"])
+def test_a_configuration_takes_no_other_keys(key):
+    with pytest.raises(KeyError):
+        default_config().update_from_flattened_dict({key: 1.0})
+
+
+def test_a_run_keeps_the_settings_of_its_method_alone(tmp_path):
     config = importlib.import_module("configs.la").get_config()
     config.method.name = "ad_mt"
-    chosen = build.method_config(config)
-    assert (chosen["threshold"], chosen["criterion"]) == (0.8, "ce")
-    config.method.threshold = 0.9
-    assert build.method_config(config)["threshold"] == 0.9
-    config.method.name = "fixmatch"
-    assert build.method_config(config) == {"threshold": 0.9}
-    config.method.threshold = None
-    assert build.method_config(config) == {}
+    config.methods.ad_mt.threshold = 0.9
+    (tmp_path / "config.json").write_text(build.describe(config))
     written = json.loads(build.describe(config))
-    assert written["method"] == {"name": "fixmatch", "threshold": 0.95, "cutmix": 0.5}
-    assert "presets" not in written
+    assert written["method"] == {"name": "ad_mt"}
+    assert set(written["methods"]) == {"ad_mt"}
+    assert written["methods"]["ad_mt"]["threshold"] == 0.9
+    read = run_folder.load_config(tmp_path)
+    assert build.method_settings(read) == build.method_settings(config)
+    # The configuration itself keeps the others.
+    assert "cifp" in config.methods
 
 
-def test_a_preset_that_its_method_lacks_names_those_it_has():
-    config = importlib.import_module("configs.acdc").get_config()
-    config.presets.fixmatch.tau = 0.5
-    with pytest.raises(ValueError, match=r"presets.fixmatch is 'tau'; known: threshold, cutmix"):
-        build.check_config(config)
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"method": {"name": "cifp", "tau": 0.2}}, r"an older version.*\(tau\).*Train again"),
+        ({"methods": {"cifp": {"gama": 1.0}}}, "is not a run's configuration.*gama"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(change, answer, tmp_path):
+    written = json.loads(build.describe(default_config()))
+    (tmp_path / "config.json").write_text(json.dumps(written | change))
+    with pytest.raises(ValueError, match=answer):
+        run_folder.load_config(tmp_path)

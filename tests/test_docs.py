@@ -9,13 +9,19 @@ import runpy
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.traverse_util import flatten_dict
 
 from cifp_jax.config import default_config
+from cifp_jax.methods.context import Context
 from cifp_jax.models.network import Network
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = runpy.run_path(str(ROOT / "docs/make_reference.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/RESULTS.md"),
+    *(ROOT / "experiments/results/README.md", ROOT / "experiments/weights/README.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 # Options of pytest, pip and git, and those of any command.
 FOREIGN = {"data", "help", "constraint", "editable", "array", "time", "gres", "wrap"}
 
@@ -31,7 +37,7 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", link):
@@ -105,20 +111,38 @@ def test_the_reference_reads_settings_and_options():
     assert "| `--float16` |  | half the size, for release |" in page
     assert "| `--mode` | train | Train and evaluate, or evaluate a finished run. |" in page
     page = REFERENCE["config_page"]()
-    assert "| `tau` | `0.1` | temperature of the attention, above 0. |" in page
+    assert (
+        "| `config.methods.cifp.perturbation.tau` | `0.1` | above 0 | The temperature of the"
+        in page
+    )
     # Every key of the configuration has a line, and each line says something.
     keys = [key for key, part in default_config().items() if not hasattr(part, "items")]
     for name, part in default_config().items():
-        if name not in ("method", "presets") and hasattr(part, "items"):
+        if name != "methods" and hasattr(part, "items"):
             keys += [f"{name}.{key}" for key in part]
+    for key in flatten_dict(default_config().methods.to_dict(), sep="."):
+        row = rf"^\| `config\.methods\.{key}` \| `.*` \| .* \| [A-Z].*\.\)? \|$"
+        assert re.search(row, page, re.MULTILINE), key
     for key in keys:
         assert re.search(rf"^\| `config\.{key}` \| `.*` \| \S.* \|$", page, re.MULTILINE), key
+
+
+def test_a_newcomer_reads_the_readme_to_its_end():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_snippet_of_the_readme_runs():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    space: dict = {}
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(snippet, space)
+    assert callable(space["train_step"])
 
 
 def test_the_method_of_the_how_to_by_hand():
     """Logits of 0 in two classes, labels of the first: CE log 2, Dice (0.2 + 1) / 2, entropy 1."""
     page = (ROOT / "docs/howto/new_method.md").read_text(encoding="utf-8")
-    space: dict = {}
+    space: dict = {"__name__": "entropy"}
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], space)
 
     def encode(x, keys, stats):
@@ -136,7 +160,8 @@ def test_the_method_of_the_how_to_by_hand():
         "labeled": {"image": image, "label": jnp.zeros((2, 4, 4), int), "index": index},
         "unlabeled": {"image": image, "index": index},
     }
-    options = {"rng": jax.random.key(0), "step": jnp.zeros((), int), "axis_name": None, "shards": 1}
-    value, (_, metrics) = space["loss"](network, network, batch, **options, lambda_max=0.5)
+    context = Context(jax.random.key(0), jnp.zeros((), int))
+    settings = space["Settings"](lambda_max=0.5)
+    value, (_, metrics) = space["loss"](network, network, batch, context, settings)
     assert float(metrics["entropy"][0]) == pytest.approx(1)
     assert float(value) == pytest.approx((math.log(2) + 0.6) / 2 + 0.5, abs=1e-4)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from cifp_jax.data.sources import Case
-from cifp_jax.evaluation.evaluate import Evaluation, Row, evaluate_cases, largest_component
+from cifp_jax.evaluation.evaluate import (
+    CaseError,
+    Evaluation,
+    Row,
+    evaluate_cases,
+    keep_largest_components,
+)
 from cifp_jax.evaluation.metrics import Score
 
 CASES = (Case("a", pathlib.Path("a.h5")), Case("b", pathlib.Path("b.h5")))
@@ -106,10 +112,10 @@ def test_largest_component_of_each_class():
             [0, 0, 0, 0, 0, 0],
         ]
     )
-    np.testing.assert_array_equal(largest_component(prediction), expected)
-    np.testing.assert_array_equal(largest_component(0 * prediction), 0)
+    np.testing.assert_array_equal(keep_largest_components(prediction), expected)
+    np.testing.assert_array_equal(keep_largest_components(0 * prediction), 0)
     tie = np.array([1, 0, 1, 0, 0])
-    np.testing.assert_array_equal(largest_component(tie), [1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(keep_largest_components(tie), [1, 0, 0, 0, 0])
 
 
 def test_largest_component_is_an_option_of_the_evaluation():
@@ -134,9 +140,9 @@ def test_an_error_names_the_case():
             raise ArithmeticError("no ones")
         return predict(image)
 
-    with pytest.raises(RuntimeError, match=r"b\.h5: case 'b'.*no ones"):
+    with pytest.raises(CaseError, match=r"b\.h5: case 'b'.*no ones"):
         evaluate_cases(fail_on_b, CASES, read=read, classes=3)
-    with pytest.raises(RuntimeError, match=r"case 'a'.*probabilities have shape"):
+    with pytest.raises(CaseError, match=r"case 'a'.*probabilities have shape"):
         evaluate_cases(lambda image: one_hot(image.astype(int), 5), CASES, read=read, classes=3)
 
 

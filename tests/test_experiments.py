@@ -6,8 +6,9 @@ import json
 import pathlib
 
 import pytest
+from flax.traverse_util import flatten_dict
 
-from cifp_jax.config import method_defaults
+from cifp_jax.config import default_config
 from cifp_jax.reports.summaries import PROTOCOL
 from cifp_jax.training import build
 from experiments import collect, planned_runs, published, report, run
@@ -42,9 +43,9 @@ def test_every_cell_is_a_configuration_that_can_run(table, budget):
         config.update_from_flattened_dict(cell.settings)
         config.parallel = "none"
         build.check_config(config)
-        # A setting that the method lacks would be left out without a word.
-        given = {k.removeprefix("method.") for k in cell.settings if k.startswith("method.")}
-        assert given <= {"name", *method_defaults(config.method.name)}, cell.name
+        # A setting of another method would change nothing.
+        given = {k.split(".")[1] for k in cell.settings if k.startswith("methods.")}
+        assert given <= {config.method.name}, cell.name
 
 
 def test_the_tables_hold_every_method_and_the_protocols_numbers():
@@ -54,11 +55,11 @@ def test_the_tables_hold_every_method_and_the_protocols_numbers():
     assert {c.label for c in planned_runs.cells("smoke", "full", (0,))} == set(METHODS)
     first = [c.name for c in planned_runs.cells("acdc", "full", (0, 1))[:3]]
     assert first == ["acdc7_cifp_seed0", "acdc3_cifp_seed0", "acdc7_supervised_seed0"]
-    defaults = method_defaults("cifp")
+    defaults = flatten_dict(default_config().to_dict(), sep=".")
     for label, settings in planned_runs.ABLATIONS.items():
         assert len(settings) == (label != "default")
         for key, value in settings.items():
-            assert value != defaults.get(key.removeprefix("method."), 0.99), label
+            assert value != defaults[key], label
 
 
 def test_a_run_becomes_one_result_without_paths(tmp_path):
@@ -141,29 +142,106 @@ def test_an_unknown_table_names_the_known_ones(capsys):
     )
 
 
+def write_results(folder: pathlib.Path, **results: dict) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, one in results.items():
+        (folder / f"{name}.json").write_text(json.dumps(one))
+
+
 def test_the_table_by_hand(tmp_path):
-    for name, one in {
-        "a": result(80.0, 0),
-        "b": result(82.0, 1),
-        "c": result(84.0, 2),
-        "d": result(83.0, 0, label="supervised"),
-        "e": result(50.0, 0, labeled=3),
-    }.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+    write_results(
+        tmp_path,
+        a=result(80.0, 0),
+        b=result(82.0, 1),
+        c=result(84.0, 2),
+        d=result(83.0, 0, label="supervised"),
+        e=result(50.0, 0, labeled=3),
+    )
     report.main([str(tmp_path)])
     text = (tmp_path / "table.md").read_text()
     assert text.index("## acdc, 3 labelled") < text.index("## acdc, 7 labelled")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    # Mean 82, sample standard deviation 2; two hours on average.
-    want = "| cifp | 82.00 ± 2.00 | 70.00 ± 0.00 | 3.00 ± 0.00 | 1.00 ± 0.00 | 2 | 0, 1, 2 |"
+    # Mean 82, sample standard deviation 2; with the same seed 80 against 83; two hours on average.
+    want = "| cifp | 82.00 ± 2.00 | 70.00 ± 0.00 | 3.00 ± 0.00 | 1.00 ± 0.00 | 2 | -3.00 (1) |"
     found = next(line for line in rows if line.startswith("| cifp | 82"))
     assert found.startswith(want)
-    assert found.endswith("| best at 200 | 300 | 2 CPU cores | 2.0 h |")
+    assert found.endswith("| 0, 1, 2 | best at 200 | 300 | 2 CPU cores | 120 min |")
     # The better one first, then what is quoted.
-    order = [line.split(" | ")[0] for line in rows[rows.index(found) - 1 :][:3]]
-    assert order == ["| supervised", "| cifp", "| *supervised only, quoted*"]
-    assert "| *OPMatch, quoted* | 90.50 | 83.42 | 1.24 | 0.31 |" in text
+    place = rows.index(found)
+    order = [line.split(" | ")[0] for line in rows[place - 1 : place + 3]]
+    assert order == ["| supervised", "| cifp", "| quoted", "| supervised only"]
+    quoted = next(line for line in rows if line.startswith("| OPMatch | 90.50"))
+    assert quoted.startswith(
+        "| OPMatch | 90.50 | 83.42 | 1.24 | 0.31 | chosen on validation and test"
+    )
+    assert quoted.endswith(f"| {published.CODE} |")
     assert {p.name for p in tmp_path.glob("*.png")} == {"labels.png", "curves.png", "bars.png"}
+
+
+def test_methods_are_ranked_on_the_seeds_that_they_share(tmp_path):
+    """By hand: `many` has the higher mean of all its seeds, `once` the better run of seed 0."""
+    write_results(
+        tmp_path,
+        a=result(60.0, 0, label="supervised"),
+        b=result(70.0, 1, label="supervised"),
+        c=result(61.0, 0, label="many"),
+        d=result(74.0, 1, label="many"),
+        e=result(64.0, 0, label="once"),
+        f=result(99.0, 5, label="alone"),
+    )
+    groups = {one.label: one for one in report.group(report.read(tmp_path))}
+    assert list(groups) == ["once", "many", "supervised", "alone"]
+    base = report.reference(list(groups.values()))
+    assert base.label == "supervised"
+    assert report.differences(groups["many"], base) == [1.0, 4.0]
+    assert report.paired(groups["many"], base) == "+2.50 ± 2.12 (2)"  # 3 / sqrt 2
+    assert report.paired(groups["once"], base) == "+4.00 (1)"
+    assert report.paired(groups["alone"], base) == "no shared seed"
+    assert report.paired(base, base) == "reference"
+
+
+def test_two_runs_of_one_label_and_seed_are_refused(tmp_path):
+    write_results(tmp_path, a=result(60.0, 0), b=result(61.0, 0))
+    with pytest.raises(SystemExit, match="both 'cifp' with seed 0: give one of them a `label`"):
+        report.main([str(tmp_path)])
+
+
+def test_a_table_borrows_the_seeds_that_it_lacks(tmp_path):
+    write_results(
+        tmp_path / "ablation_small", a=result(60.0, 0, label="default"), b=result(1.0, 0, "none")
+    )
+    write_results(
+        tmp_path / "acdc_small", a=result(50.0, 0), b=result(62.0, 1), c=result(9.0, 1, "bcp")
+    )
+    results = report.read(tmp_path / "ablation_small")
+    assert set(results) == {"a", "b", "acdc_small/b"}
+    groups = {one.label: one for one in report.group(results)}
+    assert groups["default"].values("dice") == [60.0, 62.0]
+    assert "Runs kept elsewhere: acdc_small/b." in report.table(results)
+
+
+def test_what_is_borrowed_has_the_settings_of_the_table_and_its_figures():
+    """The ablation's default was run once as such: it is the method of the other table."""
+    folder = report.RESULTS / "ablation_small"
+    own = json.loads((folder / "acdc7_default_seed0.json").read_text())
+    other = json.loads((folder.parent / "acdc_small/acdc7_cifp_seed0.json").read_text())
+    assert own["config"] == other["config"]
+    assert own["reported"]["overall"] == other["reported"]["overall"]
+
+
+def test_result_folders_say_the_variant_that_they_hold():
+    for folder in report.folders():
+        name, variant = folder.name.split("_")[:2]
+        module = importlib.import_module(f"configs.{'acdc' if name == 'ablation' else name}")
+        config = module.get_config(variant)
+        for result in collect.read_results(folder).values():
+            patch = tuple(result["config"]["data"]["patch_size"])
+            assert patch == config.data.patch_size, folder.name
+    cell = planned_runs.cells("ablation", "laptop", (0,))[0]
+    assert run.folder_name(cell, "ablation") == "ablation_small"
+    cells = planned_runs.cells("protocol", "laptop", (0,))
+    names = {run.folder_name(cell, "protocol") for cell in cells}
+    assert names == {"acdc_small", "la_laptop"}
 
 
 def test_an_empty_folder_says_so(tmp_path):
@@ -171,15 +249,25 @@ def test_an_empty_folder_says_so(tmp_path):
         report.main([str(tmp_path)])
 
 
-def test_published_figures_are_percentages_and_distances():
+def test_published_figures_are_percentages_and_distances_with_their_source():
     for methods in published.PUBLISHED.values():
-        for figures in methods.values():
-            assert len(figures) in (1, 4)
-            assert 40 < figures[0] < 95
-            assert all(f < 10 for f in figures[2:])
+        for row in methods.values():
+            assert len(row.figures) in (1, 4)
+            assert 40 < row.figures[0] < 95
+            assert all(f < 10 for f in row.figures[2:])
+            assert row.source
+            assert row.checkpoint
+    # Read in their code: whose checkpoint the test set chose, and whose it did not.
+    assert published.PUBLISHED["la", 8]["AD-MT"].checkpoint == published.BEST_ON_TEST
+    assert published.PUBLISHED["la", 8]["CrossMatch"].checkpoint == published.LAST
+    assert published.PUBLISHED["acdc", 7]["OPMatch"].checkpoint == published.VALIDATION
 
 
-def test_every_committed_result_can_stand_in_a_table():
-    folders = {path.parent for path in report.RESULTS.glob("*/*.json")}
+def test_every_committed_table_is_that_of_its_results():
+    folders = report.folders()
     assert len(folders) >= 4
-    assert all(report.table(collect.read_results(folder)) for folder in folders)
+    for folder in folders:
+        expected = report.table(report.read(folder))
+        assert (folder / "table.md").read_text() == expected, (
+            f"{folder}/table.md is older than its results: run `python -m experiments.report`."
+        )

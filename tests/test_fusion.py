@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifp_jax.methods.fusion import FUSIONS, fuse, fusion_loss, normalized_entropy
+from cifp_jax.methods import fusion
+from cifp_jax.methods.fusion import Settings, fusion_loss, normalized_entropy
+from cifp_jax.methods.settings import declarations
+
+FUSIONS = declarations(Settings)["kind"][0].options
+
+
+def fuse(p, *, kind="entropy", entropies=None, keys=None, **settings):
+    """The fusion of members, by their entropy where nothing else is said."""
+    return fusion.fuse(p, Settings(kind=kind, **settings), entropies=entropies, keys=keys)
 
 
 def members(*rows: list[float]) -> jax.Array:
@@ -156,9 +165,9 @@ def test_entropies_at_hand_are_taken():
 
 def test_unknown_names():
     p = members([0.6, 0.4], [0.1, 0.9])
-    with pytest.raises(ValueError, match=r"config\.method\.fusion is 'entropie'; known: entropy"):
+    with pytest.raises(ValueError, match=r"fusion\.Settings\.kind is 'entropie'; known: entropy"):
         fuse(p, kind="entropie")
-    with pytest.raises(ValueError, match=r"config\.method\.target.*hard, soft"):
+    with pytest.raises(ValueError, match=r"fusion\.Settings\.target is 'sharp'; known: hard, soft"):
         fuse(p, target="sharp")
 
 

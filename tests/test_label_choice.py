@@ -10,6 +10,7 @@ from cifp_jax.config import default_config
 from cifp_jax.data import splits
 from cifp_jax.reports.summaries import PROTOCOL
 from experiments import label_choice
+from experiments.report import RESULTS
 
 
 @pytest.fixture
@@ -110,3 +111,8 @@ def test_the_table(tmp_path):
     assert "random1" not in text
     assert "| -1.00 | 1.00 | -1.00 |" in text
     assert "mean is 65.0 %" in text
+
+
+def test_the_committed_table_is_that_of_its_results():
+    folder = RESULTS / "label_choice"
+    assert (folder / "table.md").read_text() == label_choice.table(folder)

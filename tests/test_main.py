@@ -162,12 +162,24 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
     ("flag", "answer"),
     [
         ("--config.data.root=nowhere", "nowhere: this folder of data is missing"),
-        ("--config.method.drop=0.1", "cifp has no setting drop; it has: perturbation, stages"),
+        (
+            "--config.methods.unimatch.drop=0.1",
+            "method.name is cifp, so config.methods.unimatch.drop",
+        ),
+        ("--config.method.tau=0.1", "Say config.methods.cifp.perturbation.tau."),
+        ("--config.method.fusion=mean", "Say config.methods.cifp.fusion.kind."),
+        ("--config.methods.cifp.fusion.kind=best", "fusion.kind is 'best'; known: entropy, kl"),
+        ("--config.methods.cifp.lambda_max=-1", "lambda_max is -1.0, but must be at least 0."),
         ("--weights=x.safetensors", "--weights is for --mode=evaluate"),
+        (
+            "--mode=evaluate --weights=x.safetensors --config.compare=('cps',)",
+            "--weights is one network, and this configuration compares several methods",
+        ),
         ("--config.compare=('cps','bcp') --config.method.name=bcp", "compares cps, bcp; choose"),
         ("--config=nowhere.py", "nowhere.py"),
         ("--config.model.filters=(8,8)", "config.model.filters must be 5 positive numbers"),
-        ("--config.method.tua=0.1", "no setting config.method.tua; the nearest are method.tau"),
+        ("--config.methods.cifp.gama=1", "the nearest are config.methods.cifp.fusion.gamma,"),
+        ("--config.training.stebs=1", "the nearest are config.training.steps,"),
     ],
 )
 def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data, tmp_path):
@@ -176,6 +188,73 @@ def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data,
     assert answer in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+FAILING = """
+from absl import app
+from cifp_jax import main
+from cifp_jax.training import build, scoring
+
+def predict(image):
+    raise MemoryError("too large")
+
+def run(config, *_, **__):
+    scoring.score_cases(config, predict, build.make_split(config).validation)
+
+main.run = run
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_a_case_that_cannot_be_evaluated_is_one_error(verbosity, data, tmp_path):
+    _, _, _, *flags = command(tmp_path / "run", data)
+    result = subprocess.run(
+        [sys.executable, "-c", FAILING, *flags, *(["--verbosity=1"] if verbosity else [])],
+        cwd=ROOT,
+        env=environment(data),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 1
+    *before, error = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert error.endswith("_frame01' could not be evaluated: too large")
+    # Where it happened is for who asks.
+    assert any("Traceback" in line for line in before) == bool(verbosity)
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("config.method.tau = 0.2", 'Key "tau" does not exist'),
+        ("config.methods.cifp.update(gama=0.2)", 'Key "gama" does not exist'),
+        ("config.presets.cifp.gamma = 0.2", "presets"),
+        ("config.methods.cifp.lambda_max = 'high'", "lambda_max"),
+        (
+            "set_where_present(config.methods, ramp=5)",
+            "no setting ramp; the nearest are ramp_steps",
+        ),
+    ],
+)
+def test_a_wrong_line_of_a_configuration_file_is_shown(line, answer, tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        "from cifp_jax.config import default_config, set_where_present\n"
+        f"def get_config():\n    config = default_config()\n    {line}\n    return config\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "cifp_jax.main", f"--config={file}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode != 0
+    assert result.stderr.startswith(f"error: {file}, line 4: ")
+    assert answer in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_default_folder_says_what_was_run():

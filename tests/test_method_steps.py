@@ -11,17 +11,18 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS
+from cifp_jax.methods.settings import declarations
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state, several
-from cifp_jax.training.train_step import make_train_step, method_settings
+from cifp_jax.training.train_step import make_train_step
 from tests.support.networks import TwoStages
-from tests.support.steps import make_batch, quick
+from tests.support.steps import make_batch, quick, settings_with
 
 # What a short run and a network of two stages need.
 SETTINGS = {
-    "stages": (1, 2),
-    "tokens": 8,
+    "perturbation.stages": (1, 2),
+    "perturbation.tokens": 8,
     "threshold": 0.4,
     "ramp_steps": 2,
     "threshold_steps": 2,
@@ -34,7 +35,8 @@ STEPS = 3
 
 def make(name: str, shape: tuple[int, ...]):
     method, model = METHODS[name], TwoStages()
-    settings = method_settings(method, SETTINGS)
+    known = declarations(method.settings)
+    settings = settings_with(method.settings, {k: v for k, v in SETTINGS.items() if k in known})
     optimizer = make_optimizer(0.05, 0.9, 1e-4, 0.9, STEPS)
     step = make_train_step(model, method, optimizer, ema_decay=0.9, settings=settings)
     state = create_train_state(

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
-from cifp_jax.methods import METHODS, ad_mt, views
+from cifp_jax.methods import METHODS, ad_mt, bcp, ua_mt, views
+from cifp_jax.methods.context import Context
 from cifp_jax.models.network import Network
 from tests.support.steps import quick
 
@@ -62,9 +63,12 @@ def compile_loss(name, student, teacher, **settings):
         tuple(make_network(s) for s in scale) if isinstance(scale, tuple) else make_network(scale)
         for scale in (student, teacher)
     ]
-    return quick(
-        functools.partial(METHODS[name].loss, *networks, axis_name=None, shards=1, **settings)
-    )
+    chosen = METHODS[name].settings(**settings)
+
+    def loss(batch, key, step):
+        return METHODS[name].loss(*networks, batch, Context(key, step), chosen)
+
+    return quick(loss)
 
 
 def run(name, batch, student: Any = 1.0, teacher: Any = 1.0, step=LATE, seeds=(0,), **settings):
@@ -76,7 +80,7 @@ def run_all(name, batch, student: Any = 1.0, teacher: Any = 1.0, step=LATE, seed
     """What `run` returns, for every seed."""
     loss = compile_loss(name, student, teacher, **settings)
     with parallel.random_numbers():
-        return [divide(*loss(batch, rng=jax.random.key(seed), step=step)) for seed in seeds]
+        return [divide(*loss(batch, jax.random.key(seed), step)) for seed in seeds]
 
 
 def divide(total, aux):
@@ -140,12 +144,13 @@ def test_ua_mt_asks_for_passes_that_agree():
         return jnp.concatenate([0 * x, 9 * sign + 0 * x], axis=-1), stats
 
     teacher = make_network(1.0)._replace(forward=forward)
-    loss = functools.partial(
-        METHODS["ua_mt"].loss, make_network(1.0), teacher, axis_name=None, shards=1, passes=32
-    )
+    settings = ua_mt.Settings(passes=32)
+
+    def loss(batch, key):
+        return ua_mt.loss(make_network(1.0), teacher, batch, Context(key, jnp.int32(0)), settings)
+
     with parallel.random_numbers():
-        batch, rng = make_batch(LIKELY, LIKELY), jax.random.key(0)
-        _, (_, metrics) = quick(loss)(batch, rng=rng, step=jnp.int32(0))
+        _, (_, metrics) = quick(loss)(make_batch(LIKELY, LIKELY), jax.random.key(0))
     assert float(metrics["certain"][0]) == 0
 
 
@@ -250,8 +255,8 @@ def test_bcp_wants_pairs():
 
 
 def test_the_teacher_of_bcp_starts_as_the_pretrained_student():
-    decays = METHODS["bcp"].decays
-    assert [float(decays(jnp.int32(t), 0.9, pretrain_steps=3)[0]) for t in (0, 2, 3)] == (
+    decays, settings = METHODS["bcp"].decays, bcp.Settings(pretrain_steps=3)
+    assert [float(decays(jnp.int32(t), 0.9, settings)[0]) for t in (0, 2, 3)] == (
         pytest.approx([0, 0, 0.9])
     )
 
@@ -292,7 +297,8 @@ def test_the_teachers_of_ad_mt_take_turns():
     turns = [len(list(group)) for _, group in itertools.groupby(active)][:-1]
     assert active[0] == 0
     assert set(turns) == set(range(1, 8))
-    first, second = jax.vmap(lambda t: METHODS["ad_mt"].decays(t, 0.9, period=7))(steps)
+    settings = ad_mt.Settings(period=7)
+    first, second = jax.vmap(lambda t: METHODS["ad_mt"].decays(t, 0.9, settings))(steps)
     np.testing.assert_array_equal(np.asarray(first) == 1, active == 1)
     np.testing.assert_array_equal(np.asarray(second) == 1, active == 0)
     assert float(jnp.minimum(first, second)[-1]) == pytest.approx(0.9)

@@ -1,6 +1,8 @@
 """Scans to masks in their own geometry, by a network that reads the class off the intensity."""
 
 import json
+import subprocess
+import sys
 
 import h5py
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from cifp_jax import predict, prepare
 from cifp_jax.config import default_config
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.scans.volumes import Volume, write
-from cifp_jax.training import loop, run_folder
+from cifp_jax.training import build, loop, run_folder, scoring
 from tests.support.scans import OBLIQUE, config_of, dicom, loaded, nifti, nnunet
 
 STEEP = 50.0
@@ -219,13 +221,13 @@ def test_acdc_runs_see_slices_scaled_as_in_training(run):
     config = json.loads((run / "config.json").read_text())
     config["data"].update({"name": "acdc", "patch_size": [32, 32]})
     config["evaluation"]["stride"] = [18, 18, 4]
-    config["method"]["stages"] = [3, 4, 5]
+    config["methods"]["cifp"] = {"perturbation": {"stages": [4, 5]}}
     del config["preparation"]  # a run from before there was any
     (run / "config.json").write_text(json.dumps(config))
     loaded = predict.prediction_config(run_folder.load_config(run))
     assert prediction.preparation(loaded).normalization == (("minmax",),)
     assert predict.window_rows(loaded) == (1, 1)
-    assert loaded.method.stages == (3, 4, 5)
+    assert loaded.methods.cifp.perturbation.stages == (4, 5)
 
 
 def test_flips_average_the_mirror_images():
@@ -280,6 +282,18 @@ def test_ranking_goes_on_with_what_is_missing(run, tmp_path, monkeypatch, capsys
     assert (out / "ranking.png").is_file()
 
 
+def test_of_scans_that_cannot_be_read_none_is_named_first(run, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.nii.gz").write_bytes(b"no scan")
+    assert call(run, tmp_path / "in", tmp_path / "out", "--rank") == 1
+    assert "label first" not in capsys.readouterr().out
+
+
+def test_no_plotting_library_is_imported_to_segment_a_scan():
+    check = "import cifp_jax.predict, sys; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=300)
+
+
 def test_mirror_images_are_averaged_or_compared(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call(run, tmp_path, tmp_path / "out", "--rank", "--flips")
@@ -298,8 +312,8 @@ def test_from_a_folder_to_masks(tmp_path, dimension, capsys):
     config.data.batch_labeled = config.data.batch_unlabeled = 2
     config.training.update({"steps": 1, "log_every": 1})
     config.evaluation.overlays = 1
-    summaries = loop.train(config, tmp_path / "run")
-    assert loop.reported(summaries)["facts"]["cases"] == 1
+    summaries = loop.train(config, build.make_split(config), tmp_path / "run")
+    assert scoring.reported(summaries)["facts"]["cases"] == 1
     assert len(list((tmp_path / "run/evaluation").rglob("*.png"))) == 1
     for path in (out / "volumes").iterdir():
         path.unlink()

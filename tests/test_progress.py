@@ -2,24 +2,55 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from cifp_jax.training import progress
 
 
-def test_speed_and_time_left(monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, in seconds; tests move it on."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def make_line(first=0):
+    """A run to 1000 steps of 8 images; what it prints."""
     out = io.StringIO()
-    line = progress.Progress(Console(file=out, width=200), first=0, steps=1000, images=80)
-    now[0] += 4
-    figures = line.logged(10, 0.5)
+    return progress.Progress(Console(file=out, width=200), first, steps=1000, images=8), out
+
+
+def test_speed_and_time_left(clock):
+    line, out = make_line()
+    clock[0] += 4
     # 80 images in 4 s; 990 steps at 0.4 s are 396 s.
-    assert figures == {"images_per_second": 20.0}
-    assert "20.0 images/s  6:36 left" in out.getvalue()
-    now[0] += 60
+    assert line.logged(10, 0.5) == {"images_per_second": 20.0}
+    assert "step   10/1000  loss 0.5000  20.0 images/s  6:36 left" in out.getvalue()
+    clock[0] += 60
     line.validated(10, {"dice": 71.234})
-    assert "dice 71.23" in out.getvalue()
-    now[0] += 2
+    assert "step   10/1000  validation  dice 71.23" in out.getvalue()
+    clock[0] += 2
     # The minute of validation counts for nothing.
     assert line.logged(20, 0.5) == {"images_per_second": 40.0}
+
+
+def test_a_validation_between_two_lines_takes_its_steps_along(clock):
+    """Validation at step 266 and lines every 50 steps, at half a second a step throughout."""
+    line, out = make_line(first=250)
+    clock[0] += 16 * 0.5 + 60
+    line.validated(266, {"dice": 71.0})
+    clock[0] += 34 * 0.5
+    assert line.logged(300, 0.5) == {"images_per_second": 16.0}
+    assert "16.0 images/s  5:50 left" in out.getvalue()  # 700 steps
+    clock[0] += 50 * 0.5
+    assert line.logged(350, 0.5) == {"images_per_second": 16.0}
+
+
+def test_the_first_line_of_a_resumed_run_counts_its_own_steps(clock):
+    """Of the 50 steps since the line before, 13 were taken by the run that was stopped."""
+    line, out = make_line(first=263)
+    clock[0] += 37 * 0.5
+    assert line.logged(300, 0.5) == {"images_per_second": 16.0}
+    assert "5:50 left" in out.getvalue()

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from cifp_jax.evaluation.calibration import reliability
 from cifp_jax.evaluation.evaluate import Evaluation, Row
 from cifp_jax.evaluation.metrics import Score
-from cifp_jax.reports import summaries
 from cifp_jax.reports.run_page import draw_curves, draw_reliability, read_curves, write_report
+from cifp_jax.reports.summaries import summarize, write_evaluation
 
 WILD = "<i>worst & 'co'"
 FACTS = {
@@ -63,9 +63,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         key = f"{checkpoint}/{name}"
         facts = FACTS | {"list": name, "checkpoint": checkpoint, "reported": checkpoint == "best"}
         evaluations[key] = evaluation(*dice)
-        written[key] = summaries.write_evaluation(
-            evaluations[key], folder / "evaluation" / key, facts=facts
-        )
+        written[key] = write_evaluation(evaluations[key], folder / "evaluation" / key, facts=facts)
     for case in (WILD, "middle"):
         picture = np.full((300, 200, 3), (1.0, 0.0, 1.0))
         mpimg.imsave(folder / "evaluation" / "best" / "validation" / f"{case}.png", picture)
@@ -74,7 +72,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         config=CONFIG,
         summaries=written,
         evaluations=evaluations,
-        pictures=folder / "evaluation",
+        overlays=folder / "evaluation",
     )
     return folder
 
@@ -132,7 +130,7 @@ def test_it_is_one_file(content):
 @pytest.mark.parametrize(("log", "curves"), [('{"step": 1, "loss": 0.5}\n', 1), ("", 0)])
 def test_a_run_without_cases_still_gets_its_report(log, curves, tmp_path: pathlib.Path):
     (tmp_path / "metrics.jsonl").write_text(log)
-    write_report(tmp_path, config=CONFIG, summaries={}, evaluations={}, pictures=tmp_path)
+    write_report(tmp_path, config=CONFIG, summaries={}, evaluations={}, overlays=tmp_path)
     content = (tmp_path / "report.html").read_text()
     assert "No case was evaluated" in content
     assert content.count("<img") == curves
@@ -145,14 +143,14 @@ def test_cases_of_background_alone(tmp_path: pathlib.Path):
         False,
         reliability(np.array([[0.9, 0.1]]), np.array([0])),
     )
-    summary = summaries.summarise(empty, FACTS | {"list": "test", "reported": True})
+    summary = summarize(empty, FACTS | {"list": "test", "reported": True})
     key = "last/test"
     write_report(
         tmp_path,
         config=CONFIG,
         summaries={key: summary},
         evaluations={key: empty},
-        pictures=tmp_path,
+        overlays=tmp_path,
     )
     assert "hold any foreground" in (tmp_path / "report.html").read_text()
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage, special
 
 from cifp_jax.inference import segmentation as room
-from cifp_jax.inference.segmentation import segment, slabs
+from cifp_jax.inference.segmentation import normalized_entropy, segment, slabs
 from cifp_jax.inference.sliding_window import make_sliding_window, window_starts
 from cifp_jax.scans import geometry
 from tests.support.networks import CLASSES, VARIABLES, by_place
@@ -100,4 +100,4 @@ def test_memory_does_not_grow_with_the_scan(monkeypatch):
 
 def test_normalized_entropy():
     p = np.array([[1, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]])
-    np.testing.assert_allclose(room.normalized_entropy(p), [0, 1, 0.5], atol=1e-9)
+    np.testing.assert_allclose(normalized_entropy(p), [0, 1, 0.5], atol=1e-9)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifp_jax.methods import supervised
+from cifp_jax.methods.context import Context
 from cifp_jax.models.network import Network
 
 
@@ -36,10 +37,8 @@ def evaluate(scale, rng=0):
         student,
         student,
         batch,
-        rng=jax.random.key(rng),
-        step=jnp.int32(0),
-        axis_name=None,
-        shards=1,
+        Context(jax.random.key(rng), jnp.int32(0)),
+        supervised.Settings(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +10,20 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
+from cifp_jax.methods import METHODS
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state
-from cifp_jax.training.train_step import find_method, make_train_step, method_settings
+from cifp_jax.training.train_step import find_method, make_train_step
 from tests.support.networks import TwoStages
-from tests.support.steps import make_batch
+from tests.support.steps import make_batch, settings_with
 
 FILTERS = (2, 2, 4, 4, 4)
 STEPS = 4
 LEARNING_RATE = 0.01  # of both protocols
+# Settings of CIFP for two stages and few steps.
+SMALL = {"perturbation.stages": (1, 2), "perturbation.tokens": 8, "ramp_steps": 2}
 
 
 CASES = {
@@ -41,7 +45,7 @@ def make_all(
     model, shape, classes = CASES[network]
     method = find_method(name)
     optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
-    chosen = method_settings(method, {"ramp_steps": 2, "tokens": 8, **settings})
+    chosen = settings_with(method.settings, settings)
     step = make_train_step(
         model,
         method,
@@ -79,7 +83,8 @@ def run(mode: str, step, state, batch):
 )
 def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
     stages = (1, 2) if network == "two_stages" else (3, 4, 5)
-    step, new_state, batch = make_all(network, "cifp", stages=stages)
+    settings: dict[str, Any] = SMALL | {"perturbation.stages": stages}
+    step, new_state, batch = make_all(network, "cifp", **settings)
     expected, expected_metrics = run("none", step, new_state(), batch)
     for mode in ("jit", "pmap"):
         got, metrics = run(mode, step, new_state(), batch)
@@ -101,7 +106,7 @@ def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
 
 
 def test_the_mesh_gathers_no_batch():
-    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2))
+    step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
     mesh = parallel.make_mesh()
     compiled = parallel.compile_step(step, "jit", mesh)
     state = parallel.replicate(new_state(), "jit", mesh)
@@ -114,12 +119,10 @@ def test_the_mesh_gathers_no_batch():
 def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
     model, shape, classes = CASES["two_stages"]
     method, optimizer = find_method("supervised"), make_optimizer(0.05, 0.0, 0.0, 0.9, 10)
-    state = create_train_state(
-        model, method, optimizer, seed=0, input_shape=(1, *shape, 1), settings={}
-    )
+    state = create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
     batch = make_batch(0, shape, classes)
     for decay in (0.0, 0.75):
-        step = jax.jit(make_train_step(model, method, optimizer, ema_decay=decay, settings={}))
+        step = jax.jit(make_train_step(model, method, optimizer, ema_decay=decay))
         first, _ = step(state, batch)
         second, _ = step(first, batch)
         # At step 1 the decay is min(1 - 1/2, decay).
@@ -137,7 +140,7 @@ def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
 def test_activations_computed_twice_give_the_same_parameters():
     states = []
     for remat in (False, True):
-        step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2), remat=remat)
+        step, new_state, batch = make_all("two_stages", "cifp", remat=remat, **SMALL)
         states.append(run("none", step, new_state(), batch)[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)
 
@@ -149,9 +152,9 @@ def twice(batch: dict) -> dict:
 
 @pytest.mark.slow
 def test_equal_parts_of_a_batch_give_the_step_of_one_part():
-    step, new_state, batch = make_all("two_stages", "mean_teacher")
+    step, new_state, batch = make_all("two_stages", "mean_teacher", ramp_steps=2)
     expected, figures = jax.jit(step)(new_state(), batch(0))
-    step, new_state, batch = make_all("two_stages", "mean_teacher", accumulate=2)
+    step, new_state, batch = make_all("two_stages", "mean_teacher", accumulate=2, ramp_steps=2)
     got, summed = jax.jit(step)(new_state(), twice(batch(0)))
     for tree in ("params", "ema_params", "opt_state"):
         jax.tree.map(
@@ -201,9 +204,9 @@ def test_parts_are_the_same_on_one_device_and_on_a_mesh():
 
 
 def test_bfloat16_keeps_the_state_and_the_losses_in_float32():
-    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2))
+    step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
     _, expected = run("none", step, new_state(), batch)
-    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2), precision="bfloat16")
+    step, new_state, batch = make_all("two_stages", "cifp", precision="bfloat16", **SMALL)
     text = jax.jit(step).lower(new_state(), batch(0)).as_text()
     assert re.search(r"stablehlo.convolution.*bf16", text)
     trees, metrics = run("none", step, new_state(), batch)
@@ -215,7 +218,7 @@ def test_bfloat16_keeps_the_state_and_the_losses_in_float32():
 
 
 def test_steps_after_the_first_compile_nothing():
-    step, new_state, batch = make_all("two_stages", "cifp", stages=(1, 2))
+    step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
     mesh = parallel.make_mesh()
     compiled = parallel.compile_step(step, "jit", mesh)
     state = parallel.replicate(new_state(), "jit", mesh)
@@ -241,3 +244,20 @@ def test_steps_after_the_first_compile_nothing():
 def test_an_unknown_method_names_the_known_ones():
     with pytest.raises(ValueError, match=r"known: .*cifp.*supervised"):
         find_method("cipf")
+
+
+def test_settings_of_another_method_are_refused():
+    model, shape, _ = CASES["two_stages"]
+    optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
+    for wrong in (METHODS["unimatch"].settings(), {"tau": 0.2}):
+        with pytest.raises(TypeError, match=r"are a cifp_jax.methods.cifp.Settings, and not a "):
+            make_train_step(model, METHODS["cifp"], optimizer, ema_decay=0.9, settings=wrong)
+        with pytest.raises(TypeError, match=r"are a cifp_jax.methods.cifp.Settings, and not a "):
+            create_train_state(
+                model,
+                METHODS["cifp"],
+                optimizer,
+                seed=0,
+                input_shape=(1, *shape, 1),
+                settings=wrong,
+            )

@@ -18,15 +18,16 @@ from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
+from cifp_jax.scans import preparation
 from cifp_jax.scans.preparation import Preparation
-from cifp_jax.training import build, loop, run_folder
+from cifp_jax.training import build, loop, run_folder, scoring
 from configs import acdc, la
 from tests.support.runs import small
 
 FACTS = {
     "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
     "data": {"name": "acdc", "patch_size": [32, 32], "downsample": 1},
-    "preparation": json.loads(json.dumps(dataclasses.asdict(LAYOUTS["acdc"].preparation))),
+    "preparation": json.loads(json.dumps(dataclasses.asdict(preparation.ACDC))),
     "method": "cifp",
     "step": 3,
     "training_list": {"labeled": ["patient001"], "unlabeled": []},
@@ -46,7 +47,7 @@ def trained(tmp_path_factory):
     config.method.name = "supervised"
     config.training.steps = config.training.log_every = 2
     config.training.evaluate_every = config.evaluation.overlays = 0
-    summaries = loop.train(config, folder / "run")
+    summaries = loop.train(config, build.make_split(config), folder / "run")
     return config, folder / "run", summaries
 
 
@@ -124,9 +125,9 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
     assert (len(patients["labeled"]), len(patients["unlabeled"])) == (2, 1)
 
     config.model.filters = (16, 32, 64, 128, 256)  # the file says otherwise
-    got = loop.evaluate_weights(config, out, tmp_path / "scored")
+    got = scoring.score_weights(config, build.make_split(config), out, tmp_path / "scored")
     config.model.filters = (2, 2, 4, 4, 4)
-    reported = loop.reported(summaries)
+    reported = scoring.reported(summaries)
     for part in ("overall", "classes"):
         assert got["weights/validation"][part] == reported[part]
     scored = tmp_path / "scored" / "evaluation" / "weights"
@@ -160,15 +161,16 @@ def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
     out = tmp_path / "weights.safetensors"
     export_command.main([f"--checkpoint={run}", f"--out={out}"])
     weights = load_weights(out)
-    case = build.make_split(config).validation[0].name
+    split = build.make_split(config)
+    case = split.validation[0].name
     known = {"labeled": [re.sub(r"_frame.*", "", case)], "unlabeled": []}
     save_weights(out, weights._replace(facts=weights.facts | {"training_list": known}))
     with pytest.raises(ValueError, match="was trained on"):
-        loop.evaluate_weights(config, out, tmp_path)
+        scoring.score_weights(config, split, out, tmp_path)
     other = weights.facts | {"data": weights.facts["data"] | {"name": "la"}}
     save_weights(out, weights._replace(facts=other))
     with pytest.raises(ValueError, match="a configuration of the same data"):
-        loop.evaluate_weights(config, out, tmp_path)
+        scoring.score_weights(config, split, out, tmp_path)
 
 
 @pytest.mark.parametrize(

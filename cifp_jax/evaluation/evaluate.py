@@ -11,11 +11,15 @@ from scipy import ndimage
 
 from cifp_jax.data.sources import Case
 from cifp_jax.evaluation import calibration, metrics
+from cifp_jax.inference.prediction import Predict
 
-Predict = Callable[[Float[np.ndarray, "*spatial"]], Float[np.ndarray, "*spatial k"]]
 Read = Callable[[Case], dict[str, Shaped[np.ndarray, "..."]]]
 
 FIGURES = ("dice", "jaccard", "hd95", "asd")
+
+
+class CaseError(RuntimeError):
+    """A case could not be predicted or scored; the message names it and its file."""
 
 
 class Row(NamedTuple):
@@ -66,7 +70,7 @@ class Evaluation:
         return means | {"missed": float(self.table("missed").sum())}
 
 
-def largest_component(prediction: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
+def keep_largest_components(prediction: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
     """Keeps the largest connected component of each foreground class; the rest becomes background.
 
     Voxels that touch by a face, an edge or a corner are connected. Of equally large components, the
@@ -83,11 +87,11 @@ def largest_component(prediction: Integer[np.ndarray, "*s"]) -> Integer[np.ndarr
 
 
 def _predict(
-    predict_volume: Predict, image: Float[np.ndarray, "..."], shape: tuple[int, ...], classes: int
+    predict: Predict, image: Float[np.ndarray, "..."], shape: tuple[int, ...], classes: int
 ) -> tuple[Float[np.ndarray, "..."], float]:
     """The probabilities, and the seconds that the prediction took."""
     start = time.perf_counter()
-    probabilities = np.asarray(predict_volume(image))
+    probabilities = predict(image)
     seconds = time.perf_counter() - start
     if probabilities.shape != (*shape, classes):
         raise ValueError(
@@ -96,15 +100,8 @@ def _predict(
     return probabilities, seconds
 
 
-def _label_map(
-    probabilities: Float[np.ndarray, "*s k"], largest: bool
-) -> Integer[np.ndarray, "*s"]:
-    prediction = probabilities.argmax(axis=-1)
-    return largest_component(prediction) if largest else prediction
-
-
 def evaluate_cases(
-    predict_volume: Predict,
+    predict: Predict,
     cases: Sequence[Case],
     *,
     read: Read,
@@ -115,7 +112,7 @@ def evaluate_cases(
     """Scores predictions of whole volumes, of a 2D or a 3D network alike.
 
     Args:
-      predict_volume: `image (*spatial,) -> probabilities (*spatial, classes)`; an image of several
+      predict: `image (*spatial,) -> probabilities (*spatial, classes)`; an image of several
         channels has them along a last axis.
       cases: what to evaluate, at least one.
       read: gives `{"image": float32 (*spatial,), "label": (*spatial,)}` of a case. Its errors pass
@@ -126,7 +123,7 @@ def evaluate_cases(
 
     Raises:
       ValueError: an unknown rule, or no cases.
-      RuntimeError: a case could not be predicted or scored; the message names it.
+      CaseError: a case could not be predicted or scored.
     """
     metrics.check_empty_rule(empty)
     if not cases:
@@ -137,12 +134,14 @@ def evaluate_cases(
         record = read(case)
         try:
             label = record["label"]
-            probabilities, seconds = _predict(predict_volume, record["image"], label.shape, classes)
-            prediction = _label_map(probabilities, largest_component)
+            probabilities, seconds = _predict(predict, record["image"], label.shape, classes)
+            prediction = probabilities.argmax(axis=-1)
+            if largest_component:
+                prediction = keep_largest_components(prediction)
             scores = metrics.score(prediction, label, classes, empty=empty)
             reliability += calibration.reliability(probabilities, label)
         except Exception as error:
-            raise RuntimeError(
+            raise CaseError(
                 f"{case.path}: case {case.name!r} could not be evaluated: {error}"
             ) from error
         rows += [Row(case.name, score, seconds) for score in scores]

@@ -56,9 +56,9 @@ def _surface(mask: Bool[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
     """Voxels of the mask with a face neighbour outside: the mask without its binary erosion."""
     padded, inner = np.pad(mask, 1), mask.copy()
     for axis in range(mask.ndim):
-        for neighbour in (slice(0, -2), slice(2, None)):
+        for neighbor in (slice(0, -2), slice(2, None)):
             at = [slice(1, -1)] * mask.ndim
-            at[axis] = neighbour
+            at[axis] = neighbor
             inner &= padded[tuple(at)]
     return mask & ~inner
 

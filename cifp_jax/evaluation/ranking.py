@@ -131,8 +131,8 @@ def gather(
     doubt = entropy * surroundings(label > 0) if label.any() else entropy
     z = int(np.argmax(doubt.sum(axis=planes)))
     low, high = np.percentile(shown, (0.5, 99.5))
-    grey = (np.take(shown, z, across) - low) / max(high - low, 1e-12)
-    preview = Preview(_bytes(grey), label.take(z, across), _bytes(entropy.take(z, across)))
+    gray = (np.take(shown, z, across) - low) / max(high - low, 1e-12)
+    preview = Preview(_bytes(gray), label.take(z, across), _bytes(entropy.take(z, across)))
     return evidence, preview
 
 

@@ -19,24 +19,24 @@ Describe = Callable[[Float[np.ndarray, "..."], Sequence[float]], Float[np.ndarra
 
 
 def crop_around(
-    image: Float[np.ndarray, "*s c"], centre: Sequence[float], size: Sequence[int]
+    image: Float[np.ndarray, "*s c"], center: Sequence[float], size: Sequence[int]
 ) -> Float[np.ndarray, "*size c"]:
-    """A box of `size` around `centre` (a share of each side), moved where it would leave the image.
+    """A box of `size` around `center` (a share of each side), moved where it would leave the image.
 
     What the image lacks in size is filled up with zeros, the smaller half in front.
     """
     starts = [
         int(np.clip(round(share * side - length / 2), 0, max(side - length, 0)))
-        for share, side, length in zip(centre, image.shape, size, strict=False)
+        for share, side, length in zip(center, image.shape, size, strict=False)
     ]
     return transforms.crop({"image": image}, starts, size)["image"]
 
 
 def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
-    """`describer(variables)` gives `describe(image, centre) -> features`, compiled once for all.
+    """`describer(variables)` gives `describe(image, center) -> features`, compiled once for all.
 
     Features are the mean of the bottleneck's over its positions, weighted by the mean probability
-    of foreground there. Of a scan, one window of the patch's size around `centre` is seen; of
+    of foreground there. Of a scan, one window of the patch's size around `center` is seen; of
     slices, this window of each, or the whole of it, resized, where the layout resizes slices
     (ACDC). The device holds one batch at a time.
 
@@ -60,21 +60,21 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
         return (weight[..., None] * maps[-1]).sum(places), weight.sum(places)
 
     def windows(
-        image: Float[np.ndarray, "..."], centre: Sequence[float]
+        image: Float[np.ndarray, "..."], center: Sequence[float]
     ) -> Float[np.ndarray, "n *patch c"]:
         image = transforms.average_down({"image": image}, config.data.downsample)["image"]
         image = image.reshape(*image.shape[:3], -1)
         if layout.rank == 3:
-            return crop_around(image, centre, patch)[None]
+            return crop_around(image, center, patch)[None]
         if layout.predicts_whole_slices:
             return transforms.zoom_nearest(image[..., 0], patch)[..., None]
-        return np.stack([crop_around(one, centre[1:], patch) for one in image])
+        return np.stack([crop_around(one, center[1:], patch) for one in image])
 
     def describer(variables: dict[str, Any]) -> Describe:
         def describe(
-            image: Float[np.ndarray, "..."], centre: Sequence[float]
+            image: Float[np.ndarray, "..."], center: Sequence[float]
         ) -> Float[np.ndarray, " d"]:
-            seen, on_device = windows(image, centre), jax.device_put(variables)
+            seen, on_device = windows(image, center), jax.device_put(variables)
             own = batch if layout.rank == 2 else 1
             total, weight = 0.0, 0.0
             for first in range(0, len(seen), own):

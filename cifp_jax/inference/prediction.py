@@ -13,11 +13,13 @@ from jaxtyping import Float
 from cifp_jax.config import Config
 from cifp_jax.data import sources, transforms
 from cifp_jax.data.layouts import find_layout
-from cifp_jax.inference import sliding_window
+from cifp_jax.inference.slices import make_slicewise
+from cifp_jax.inference.sliding_window import Apply, PredictVolume, make_sliding_window
 from cifp_jax.models import make_network
 from cifp_jax.scans.preparation import Preparation
 
-Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
+# An image (*spatial,) or (*spatial, channels) to probabilities (*spatial, classes).
+Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "*spatial k"]]
 
 
 def preparation(config: Config) -> Preparation:
@@ -33,23 +35,22 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
     """
     model = make_network(**config.model.to_dict())
 
-    def apply(weights: dict[str, Any], x: jax.Array) -> jax.Array:
-        logits: Any = model.apply(weights, x, train=False)
-        return logits
+    def logits(variables: dict[str, Any], x: jax.Array) -> jax.Array:
+        found: Any = model.apply(variables, x, train=False)
+        return found
 
-    if flips:
-        apply = _mean_of_flips(apply)
+    apply: Apply = _mean_of_flips(logits) if flips else logits
     layout = find_layout(config.data.name)
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
     if layout.predicts_whole_slices:
-        predict = sliding_window.make_slicewise(
+        predict_volume = make_slicewise(
             apply, patch, batch, config.model.classes, mode=config.parallel
         )
     else:
         stride = tuple(config.evaluation.stride)
         if layout.rank == 2:
             apply, patch, stride = _one_slice_thick(apply), (1, *patch), (1, *stride)
-        predict = sliding_window.make_sliding_window(
+        predict_volume = make_sliding_window(
             apply,
             patch,
             stride,
@@ -60,12 +61,12 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
         )
 
     def predictor(variables: dict[str, Any]) -> Predict:
-        return functools.partial(_predict_at, config.data.downsample, predict, variables)
+        return functools.partial(_predict_at, config.data.downsample, predict_volume, variables)
 
     return predictor
 
 
-def _mean_of_flips(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _mean_of_flips(apply: Apply) -> Apply:
     """Logits whose softmax is the mean of the probabilities of all mirror images of a window."""
 
     def apply_flipped(weights: dict[str, Any], x: jax.Array) -> jax.Array:
@@ -80,7 +81,7 @@ def _mean_of_flips(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return apply_flipped
 
 
-def _one_slice_thick(apply: Callable[..., Any]) -> Callable[..., Any]:
+def _one_slice_thick(apply: Apply) -> Apply:
     """A 2D network as one of windows (n, 1, h, w, c), so that they cover slices of any size."""
 
     def apply_3d(weights: dict[str, Any], x: jax.Array) -> jax.Array:
@@ -90,13 +91,16 @@ def _one_slice_thick(apply: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _predict_at(
-    factor: int, predict: Callable[..., Any], variables: dict[str, Any], image: np.ndarray
-) -> np.ndarray:
+    factor: int,
+    predict_volume: PredictVolume,
+    variables: dict[str, Any],
+    image: Float[np.ndarray, "..."],
+) -> Float[np.ndarray, "*spatial k"]:
     """Probabilities on the grid of `image`, predicted on one that is `factor` times coarser."""
     if factor == 1:
-        return predict(variables, image)
+        return predict_volume(variables, image)
     small = transforms.average_down({"image": image}, factor)["image"]
-    probabilities = np.asarray(predict(variables, small))
+    probabilities = predict_volume(variables, small)
     # Linear between the centres of the blocks; what averaging cut off repeats the last value.
     covered = tuple(n * factor for n in small.shape)
     wide = jax.image.resize(probabilities, (*covered, probabilities.shape[-1]), "linear")

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
+from cifp_jax.inference.prediction import Predict
 from cifp_jax.inference.sliding_window import window_starts
 from cifp_jax.scans import geometry
-
-Predict = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 
 LEVELS = 65535  # probabilities are kept as whole numbers from 0 to this
 _NUMBERS = 2**26  # probabilities of one slab

@@ -1,4 +1,4 @@
-"""Class probabilities of a whole volume: by overlapping windows in 3D, slice by slice in 2D."""
+"""Class probabilities of a whole volume, by overlapping windows."""
 
 import functools
 import itertools
@@ -8,16 +8,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from cifp_jax import parallel
-from cifp_jax.data.transforms import zoom_nearest
 
 Apply = Callable[[Any, Float[Array, "n *patch c"]], Float[Array, "n *patch k"]]
 PredictVolume = Callable[[Any, Float[np.ndarray, "..."]], Float[np.ndarray, "*spatial k"]]
 
 # Scans are padded up to multiples of this on the device, so that many sizes share few shapes.
 _BUCKET = 32
+
+
+def check_sizes(patch: Sequence[int], batch: int, classes: int) -> None:
+    """Raises ValueError where no network can be applied to batches of such patches."""
+    if batch < 1 or classes < 2 or not patch or min(patch) < 1:
+        raise ValueError(
+            f"Prediction needs batch >= 1, classes >= 2 and a patch of positive sides, not "
+            f"batch={batch}, classes={classes}, patch_size={tuple(patch)}."
+        )
 
 
 def window_starts(length: int, patch: int, stride: int) -> list[int]:
@@ -44,15 +52,10 @@ def _coverage(
     return covered
 
 
-def _check(patch: Sequence[int], batch: int, classes: int, stride: Sequence[int] | None) -> None:
-    if batch < 1 or classes < 2 or not patch or min(patch) < 1:
-        raise ValueError(
-            f"Prediction needs batch >= 1, classes >= 2 and a patch of positive sides, not "
-            f"batch={batch}, classes={classes}, patch_size={tuple(patch)}."
-        )
-    if stride is not None and (
-        len(stride) != len(patch)
-        or any(not 1 <= s <= p for s, p in zip(stride, patch, strict=True))
+def _check(patch: Sequence[int], stride: Sequence[int], batch: int, classes: int) -> None:
+    check_sizes(patch, batch, classes)
+    if len(stride) != len(patch) or any(
+        not 1 <= s <= p for s, p in zip(stride, patch, strict=True)
     ):
         raise ValueError(
             f"stride {tuple(stride)} must have one number an axis, from 1 to the side of the patch "
@@ -70,7 +73,7 @@ def make_sliding_window(
     gaussian: bool = False,
     mode: str = "jit",
 ) -> PredictVolume:
-    """Builds `predict(variables, volume) -> probabilities` for a network of fixed input size.
+    """Builds `predict_volume(variables, volume) -> probabilities` of a network of one input size.
 
     Windows start at every `stride`, the last one flush with the end; a volume shorter than the
     patch is first padded with zeros, the smaller half in front (the field's rule). The result is
@@ -92,13 +95,13 @@ def make_sliding_window(
       mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
 
     Returns:
-      `predict(variables, volume (*spatial,) or (*spatial, c)) -> (*spatial, classes)`, float32,
-      NumPy.
+      `predict_volume(variables, volume (*spatial,) or (*spatial, c)) -> (*spatial, classes)`,
+      float32, NumPy.
 
     Raises:
-      ValueError: sizes that cannot work; from `predict`, a volume of another rank.
+      ValueError: sizes that cannot work; from `predict_volume`, a volume of another rank.
     """
-    _check(patch_size, batch, classes, stride)
+    _check(patch_size, stride, batch, classes)
     patch = tuple(patch_size)
     profiles = [_profile(side, gaussian) for side in patch]
     importance = functools.reduce(np.multiply.outer, profiles)[..., None]
@@ -133,7 +136,7 @@ def make_sliding_window(
     # Donated, so that the sums are added to in place.
     add_in_place = jax.jit(add, donate_argnums=0)
 
-    def predict(
+    def predict_volume(
         variables: Any, volume: Float[np.ndarray, "..."]
     ) -> Float[np.ndarray, "*spatial k"]:
         if volume.ndim not in (len(patch), len(patch) + 1):
@@ -168,58 +171,4 @@ def make_sliding_window(
         own = tuple(slice(before, before + n) for n, (before, _) in zip(shape, around, strict=True))
         return np.asarray(total)[own] / coverage[own][..., None]
 
-    return predict
-
-
-def make_slicewise(
-    apply: Apply, patch_size: Sequence[int], batch: int, classes: int, *, mode: str = "jit"
-) -> PredictVolume:
-    """Builds `predict(variables, volume) -> probabilities` for a 2D network on volumes (Z, H, W).
-
-    Each slice is resized to `patch_size`, and its probabilities back, by nearest neighbour (the
-    field's rule). That resizing only picks pixels, so the argmax of the result is the label map
-    that the field gets by resizing the argmax. One compilation serves all volumes.
-
-    Args:
-      apply: `(variables, slices (n, h, w, 1)) -> logits (n, h, w, classes)`.
-      patch_size: (h, w), pixels.
-      batch: slices in one forward pass; the last batch is filled up with zeros.
-      classes: number of classes, background included.
-      mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
-
-    Returns:
-      `predict(variables, volume (Z, H, W)) -> (Z, H, W, classes)`, float32, NumPy.
-
-    Raises:
-      ValueError: sizes that cannot work; from `predict`, a volume that has not three axes.
-    """
-    _check(patch_size, batch, classes, None)
-    patch = tuple(patch_size)
-
-    def forward(variables: Any, slices: Float[Array, "n h w 1"]) -> Float[Array, "n h w k"]:
-        return jax.nn.softmax(apply(variables, slices).astype(jnp.float32))
-
-    mesh = parallel.local_mesh(batch, mode)
-    forward_all = parallel.map_batch(forward, mesh)
-
-    def predict(variables: Any, volume: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s k"]:
-        if volume.ndim != 3:
-            raise ValueError(
-                f"A volume of slices has the axes (Z, H, W), not shape {volume.shape}."
-            )
-        variables = parallel.replicate(variables, "jit", mesh)
-        result = np.empty((*volume.shape, classes), np.float32)
-        for first in range(0, len(volume), batch):
-            slices = zoom_nearest(volume[first : first + batch], patch).astype(np.float32)
-            filled = np.pad(slices, ((0, batch - len(slices)), (0, 0), (0, 0)))
-            probabilities = np.asarray(forward_all(variables, filled[..., None]))[: len(slices)]
-            result[first : first + batch] = _zoom_back(probabilities, volume.shape[1:])
-        return result
-
-    return predict
-
-
-def _zoom_back(
-    probabilities: Shaped[np.ndarray, "n h w k"], shape: Sequence[int]
-) -> Shaped[np.ndarray, "n h2 w2 k"]:
-    return np.moveaxis(zoom_nearest(np.moveaxis(probabilities, -1, 1), shape), 1, -1)
+    return predict_volume

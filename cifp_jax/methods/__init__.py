@@ -18,56 +18,55 @@ from cifp_jax.methods import (
 from cifp_jax.methods.ema import one_teacher
 
 
-def _no_parameters(*_: Any, **settings: Any) -> dict[str, Any]:
-    del settings
+def _no_parameters(*_: Any) -> dict[str, Any]:
     return {}
 
 
-def _always(**settings: Any) -> bool:
-    del settings
+def _always(_: Any) -> bool:
     return True
 
 
-def _never(**settings: Any) -> bool:
-    del settings
+def _never(_: Any) -> bool:
     return False
 
 
 class Method(NamedTuple):
-    """A way of training.
+    """A way of training. `settings` below is an instance of its own dataclass.
 
     Attributes:
-      loss: `(student, teacher, batch, *, rng, step, axis_name, shards, **settings) ->
-        (loss, (batch_stats, metrics))`; the settings are keyword arguments with defaults. Where a
-        method has several students (teachers), `student` (`teacher`) is a tuple of them, and so are
-        the batch statistics that a method of several students returns.
-      init: `(rng, feature_channels, **settings) -> dict` of the method's own parameters.
+      loss: `(student, teacher, batch, context, settings) -> (loss, (batch_stats, metrics))`. The
+        batch, the context and what is returned are described in `context.py`. Where a method has
+        several students (teachers), `student` (`teacher`) is a tuple of them, and so are the
+        batch statistics that a method of several students returns.
+      settings: the frozen dataclass that declares the method's settings; see `settings.py`.
+      init: `(key, feature_channels, settings) -> dict` of the method's own parameters.
       students: networks that are trained, each with statistics of its own. The first is the one
         that is evaluated and that the teachers follow.
       teachers: moving averages of the first student; the first of them is evaluated.
-      decays: `(step, decay, **settings)` gives the decay of each teacher at a step, where `decay`
+      decays: `(step, decay, settings)` gives the decay of each teacher at a step, where `decay`
         is `config.ema.decay`: 1 leaves a teacher as it is, 0 makes it the student.
-      pairs: `(**settings)` says whether images of a stream are mixed in pairs, so that each device
-        needs whole pairs; it gets every setting.
+      pairs: `(settings)` says whether images of a stream are mixed in pairs, so that each device
+        needs whole pairs.
     """
 
     loss: Callable
+    settings: type
     init: Callable = _no_parameters
     students: int = 1
     teachers: int = 1
     decays: Callable = one_teacher
-    pairs: Callable[..., bool] = _always
+    pairs: Callable[[Any], bool] = _always
 
 
 METHODS: dict[str, Method] = {
-    "ad_mt": Method(ad_mt.loss, teachers=2, decays=ad_mt.decays),
-    "bcp": Method(bcp.loss, decays=bcp.decays),
-    "cifp": Method(cifp.loss, cifp.init, pairs=cifp.pairs),
-    "cps": Method(cps.loss, students=2, pairs=_never),
-    "crossmatch": Method(crossmatch.loss),
-    "fixmatch": Method(fixmatch.loss),
-    "mean_teacher": Method(mean_teacher.loss, pairs=_never),
-    "supervised": Method(supervised.loss, pairs=_never),
-    "ua_mt": Method(ua_mt.loss, pairs=_never),
-    "unimatch": Method(unimatch.loss),
+    "ad_mt": Method(ad_mt.loss, ad_mt.Settings, teachers=2, decays=ad_mt.decays),
+    "bcp": Method(bcp.loss, bcp.Settings, decays=bcp.decays),
+    "cifp": Method(cifp.loss, cifp.Settings, cifp.init, pairs=cifp.pairs),
+    "cps": Method(cps.loss, cps.Settings, students=2, pairs=_never),
+    "crossmatch": Method(crossmatch.loss, crossmatch.Settings),
+    "fixmatch": Method(fixmatch.loss, fixmatch.Settings),
+    "mean_teacher": Method(mean_teacher.loss, mean_teacher.Settings, pairs=_never),
+    "supervised": Method(supervised.loss, supervised.Settings, pairs=_never),
+    "ua_mt": Method(ua_mt.loss, ua_mt.Settings, pairs=_never),
+    "unimatch": Method(unimatch.loss, unimatch.Settings),
 }

@@ -1,22 +1,20 @@
 """AD-MT, alternate diverse teaching (Zhao et al., ECCV 2024)."""
 
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int
 
 from cifp_jax import parallel
-from cifp_jax.methods import losses, views
+from cifp_jax.methods import fusion, losses, views
+from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.ema import Decays, warm_decay
-from cifp_jax.methods.fusion import fuse
-from cifp_jax.methods.options import check_option
-from cifp_jax.methods.shared import Metrics, clean_pass, confident, figures, stream_keys
+from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.methods.shared import clean_pass, confident, figures, stream_keys
 from cifp_jax.models.network import Network
 
-CRITERIA = ("dice", "ce")
-PERIOD = 50
 _DRAWN = 4096  # periods before the same ones come again; an even number
 
 
@@ -31,22 +29,39 @@ def active_teacher(step: Int[Array, ""], period: int) -> Int[Array, ""]:
     return turn % 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """The settings of AD-MT; the defaults are the published ones of ACDC."""
+
+    threshold: float = setting(
+        0.95,
+        "The confidence tau that a voxel's pseudo label needs in order to be learned from.",
+        low=0,
+        high=1,
+    )
+    criterion: str = setting(
+        "dice",
+        "The loss l of the strong view: a Dice loss (dice) or the cross entropy (ce).",
+        options=("dice", "ce"),
+    )
+    cutmix: float = setting(
+        1.0,
+        "The probability of a CutMix box in the strong view during the second teacher's turns.",
+        low=0,
+        high=1,
+    )
+    period: int = setting(50, "The longest turn of a teacher.", low=1, unit="steps")
+    lambda_max: float = setting(2.0, "The weight of the unlabelled loss after the ramp.", low=0)
+    ramp_steps: int = setting(7500, "The length of the ramp of that weight.", low=0, unit="steps")
+
+
 def loss(
     student: Network,
     teacher: tuple[Network, Network],
-    batch: dict[str, Any],
-    *,
-    rng: Key[Array, ""],
-    step: Int[Array, ""],
-    axis_name: str | None,
-    shards: int,
-    threshold: float = 0.95,
-    criterion: str = "dice",
-    cutmix: float = 1.0,
-    period: int = PERIOD,
-    lambda_max: float = 2.0,
-    ramp_steps: int = 7500,
-) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
+    batch: Batch,
+    context: Context,
+    settings: Settings,
+) -> Outcome:
     """`L = L_x + lambda(t) * l(p_s, y^)` over voxels where `max p^ >= tau`.
 
     Two teachers follow one student in turns of random length (`active_teacher`), so that they
@@ -65,29 +80,11 @@ def loss(
     belong to different places, and the student has no say here. Its active teacher normalises by
     the batch and has dropout on; here both use running statistics. Strong views move no running
     statistics. The boxes are those of `views.box_mask`.
-
-    Args:
-      student: the network that is trained.
-      teacher: the two moving averages.
-      batch: as for `cifp.loss`.
-      rng: key of the step.
-      step: number of the step, from 0.
-      axis_name: of the pmapped devices, or None.
-      shards: blocks in the batch, one a device.
-      threshold: tau.
-      criterion: dice or ce.
-      cutmix: probability of a box during the second teacher's turns.
-      period: longest turn, in steps.
-      lambda_max: weight of the unlabelled loss after the ramp.
-      ramp_steps: length of the ramp.
-
-    Returns:
-      The loss, and the moved batch statistics with the metrics: global `(sum, count)` pairs.
     """
-    check_option("criterion", criterion, CRITERIA)
-    rng_keys, rng_views, rng_strong = jax.random.split(rng, 3)
+    axis_name = context.axis_name
+    rng_keys, rng_views, rng_strong = jax.random.split(context.key, 3)
     keys = stream_keys(rng_keys, batch)
-    clean = clean_pass(student, batch, keys, axis_name=axis_name, shards=shards)
+    clean = clean_pass(student, batch, keys, context)
     unlabeled = batch["unlabeled"]
     members = jnp.stack(
         [
@@ -96,24 +93,27 @@ def loss(
         ]
     )
     # Entropies in bits at temperature 1: the weights above.
-    goal = confident(fuse(members, kind="entropy", temperature=1.0).probs, threshold)
+    weighing = fusion.Settings(kind="entropy", temperature=1.0)
+    goal = confident(fusion.fuse(members, weighing).probs, settings.threshold)
     labels = jnp.argmax(members, axis=-1)
 
-    second = active_teacher(step, period) == 1
+    second = active_teacher(context.step, settings.period) == 1
     (photo,), (box,) = views.strong_views(
-        rng_views, unlabeled["image"], unlabeled["index"], count=1, cutmix=cutmix
+        rng_views, unlabeled["image"], unlabeled["index"], count=1, cutmix=settings.cutmix
     )
     view = jnp.where(second, unlabeled["image"], photo)
     box = None if box is None else box & second
     ((x_s, (target, sure)),) = views.mix(goal, [view], [box])
     keys_s = parallel.example_keys(rng_strong, unlabeled["index"])
     logits_s, _ = student.forward(x_s, keys_s, student.batch_stats)
-    if criterion == "dice":
+    if settings.criterion == "dice":
         strong = losses.dice_loss(jax.nn.softmax(logits_s), target, sure, axis_name)
     else:
         strong = losses.cross_entropy(jax.nn.log_softmax(logits_s), target, sure, axis_name)
 
-    weight = losses.consistency_weight(step, lambda_max=lambda_max, ramp_steps=ramp_steps)
+    weight = losses.consistency_weight(
+        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+    )
     total = clean.supervised + weight * strong
     terms = {
         "loss": total,
@@ -125,8 +125,8 @@ def loss(
     return total, (clean.batch_stats, figures(terms, axis_name, shares))
 
 
-def decays(step: Int[Array, ""], decay: float, *, period: int = PERIOD, **settings: Any) -> Decays:
+def decays(step: Int[Array, ""], decay: float, settings: Settings) -> Decays:
     """The active teacher follows, as if each had been updated at every second step; 1 stays."""
-    del settings
-    first, used = active_teacher(step, period) == 0, warm_decay(step // 2, decay)
+    first = active_teacher(step, settings.period) == 0
+    used = warm_decay(step // 2, decay)
     return jnp.where(first, used, 1.0), jnp.where(first, 1.0, used)

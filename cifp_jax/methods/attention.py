@@ -7,6 +7,7 @@ A perturbation is planned once, from the teacher's weak prediction, and then don
 student take the same gates and tokens.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -18,45 +19,89 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import tokens as tk
-from cifp_jax.methods.options import check_option
+from cifp_jax.methods.settings import Checked, setting
 
-PERTURBATIONS = ("cross_image", "learned", "channel_dropout", "none")
-KEY_SOURCES = ("one", "bank", "unlabeled", "self", "noise")
 CHANNEL_DROPOUT = 0.5
 GATE_STREAM = 100  # keeps the keys of random gates apart from those of tokens
 
 Features = tuple[Float[Array, "_ ... _"], ...]
 
 
-class Settings(NamedTuple):
-    """How features are perturbed; see `cifp.loss` for the meaning of each."""
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """How features are perturbed."""
 
-    perturbation: str = "cross_image"
-    stages: tuple[int, ...] = (3, 4, 5)
-    tokens: int = 256
-    key_source: str = "one"
-    sampling: str = "uniform"
-    gate: str = "top_half"
-    alpha: float = 1.0
-    tau: float = 0.1
-    beta: float = 0.0
-    heads: int = 4
-    stop_source: bool = True
+    kind: str = setting(
+        "cross_image",
+        "What is done to features. cross_image draws them towards tokens of labelled images, by an "
+        "attention without parameters; learned does so with trained multi-head projections, which "
+        "are also trained by decoding labelled images that exchange tokens in pairs (a term "
+        "`L_exchange` of weight 1 against the true labels); channel_dropout drops half of the "
+        "channels, and knows neither gate nor alpha; none leaves features alone, and then the "
+        "strong views stand for both unlabelled losses.",
+        options=("cross_image", "learned", "channel_dropout", "none"),
+    )
+    stages: tuple[int, ...] = setting(
+        (3, 4, 5),
+        "The encoder stages that are perturbed, from 1 (full resolution) to 5 (bottleneck).",
+    )
+    tokens: int = setting(
+        256,
+        "How many tokens are drawn from the key source; all of them where it has fewer.",
+        low=1,
+    )
+    key_source: str = setting(
+        "one",
+        "Where tokens come from: the labelled partner (one), all labelled images on the device "
+        "(bank), another unlabelled image (unlabeled), the image itself (self), or Gaussian noise "
+        "(noise).",
+        options=("one", "bank", "unlabeled", "self", "noise"),
+    )
+    sampling: str = setting(
+        "uniform",
+        "How tokens are drawn: each with the same chance (uniform), or each class with the same "
+        "chance, shared among its tokens (class_balanced).",
+        options=("uniform", "class_balanced"),
+    )
+    gate: str = setting(
+        "top_half",
+        "Which tokens are perturbed: the more ambiguous half (top_half), each as much as it is "
+        "ambiguous (soft), those under a confidence that grows with the ramp (threshold), all of "
+        "them (all), or a random half (random).",
+        options=("top_half", "soft", "threshold", "all", "random"),
+    )
+    alpha: float = setting(
+        1.0, "The strength of the perturbation: 0 is none, 1 replaces gated tokens.", low=0, high=1
+    )
+    tau: float = setting(
+        0.1,
+        "The temperature of the attention: towards 0 the nearest token is taken, towards infinity "
+        "the mean of all.",
+        above=0,
+    )
+    beta: float = setting(
+        0.0, "The weight of the classes' agreement in the attention's logits.", low=0
+    )
+    heads: int = setting(
+        4,
+        "How many heads the learned attention has; their number divides each stage's channels.",
+        low=1,
+    )
+    stop_source: bool = setting(
+        True, "Whether gradients into the tokens of the key source are stopped."
+    )
 
-    def check(self, depth: int) -> None:
-        """Raises ValueError for unknown names and for stages that a network of `depth` lacks."""
-        check_option("perturbation", self.perturbation, PERTURBATIONS)
-        check_option("key_source", self.key_source, KEY_SOURCES)
-        check_option("sampling", self.sampling, tk.SAMPLINGS)
-        check_option("gate", self.gate, tk.GATES)
+    def check_stages(self, depth: int) -> None:
+        """Raises ValueError for stages that a network of `depth` stages lacks."""
         if not self.stages or not set(self.stages) <= set(range(1, depth + 1)):
-            raise ValueError(f"config.method.stages={self.stages} must be some of 1 to {depth}.")
-        if self.tau <= 0 or self.tokens < 1:
-            raise ValueError("config.method.tau must be above 0 and config.method.tokens above 0.")
+            raise ValueError(
+                f"config.methods.cifp.perturbation.stages={self.stages} must be some of 1 to "
+                f"{depth}."
+            )
 
     @property
     def attends(self) -> bool:
-        return self.perturbation in ("cross_image", "learned")
+        return self.kind in ("cross_image", "learned")
 
     @property
     def needs_labeled(self) -> bool:
@@ -78,68 +123,22 @@ class StagePlan(NamedTuple):
     bias: Float[Array, "b n t"] | None
 
 
-def normalize(x: Float[Array, "n c"]) -> Float[Array, "n c"]:
-    """Rows of length one; those shorter than 0.01 stay short, as their gradient would explode."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-4))
-
-
-def attend(
-    query: Float[Array, "n c"],
-    source: Float[Array, "t c"],
-    bias: Float[Array, "n t"] | None,
-    *,
-    tau: float,
-) -> Float[Array, "n c"]:
-    """`softmax(Q K^T / tau + bias) V` of one pair; V is the source, Q and K its unit rows."""
-    return _mix(query, source, source, bias, tau)
-
-
-def _mix(
-    query: Float[Array, "n c"],
-    key: Float[Array, "t c"],
-    value: Float[Array, "t c"],
-    bias: Float[Array, "n t"] | None,
-    tau: float,
-) -> Float[Array, "n c"]:
-    logits = normalize(query) @ normalize(key).T / tau
-    return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1) @ value
-
-
-def attend_learned(
-    query: Float[Array, "n c"],
-    source: Float[Array, "t c"],
-    bias: Float[Array, "n t"] | None,
-    *,
-    tau: float,
-    weights: dict[str, Float[Array, "c c"]],
-    heads: int,
-) -> Float[Array, "n c"]:
-    """Multi-head form of `attend` for one pair, with projections W_q, W_k, W_v and W_o."""
-
-    def project(x: Float[Array, "m c"], name: str) -> Float[Array, "h m d"]:
-        return (x @ weights[name]).reshape(x.shape[0], heads, -1).swapaxes(0, 1)
-
-    head = jax.vmap(_mix, in_axes=(0, 0, 0, None, None))
-    out = head(project(query, "query"), project(source, "key"), project(source, "value"), bias, tau)
-    return out.swapaxes(0, 1).reshape(query.shape) @ weights["output"]
-
-
 def init_projections(
     rng: Key[Array, ""], feature_channels: tuple[int, ...], settings: Settings
 ) -> dict[str, Any]:
-    """Projections of the chosen stages: near the identity, so that they start near `attend`.
+    """Projections of the chosen stages: near the identity, so that they start near `tokens.attend`.
 
     Raises:
-      ValueError: `heads` does not divide a stage's channels.
+      ValueError: `heads` does not divide a stage's channels, or there is no such stage.
     """
-    settings.check(len(feature_channels))
+    settings.check_stages(len(feature_channels))
     stages = {}
     for stage in settings.stages:
         channels = feature_channels[stage - 1]
         if channels % settings.heads:
             raise ValueError(
-                f"config.method.heads={settings.heads} does not divide the {channels} channels of "
-                f"stage {stage}."
+                f"config.methods.cifp.perturbation.heads={settings.heads} does not divide the "
+                f"{channels} channels of stage {stage}."
             )
         names = ("query", "key", "value", "output")
         keys = jax.random.split(jax.random.fold_in(rng, stage), len(names))
@@ -192,7 +191,7 @@ def make_plan(
     """Gates, drawn positions and biases of the chosen stages; empty where nothing attends.
 
     Args:
-      settings: checked here.
+      settings: their stages are checked here.
       features: of the unlabelled images; their shapes alone are read.
       ambiguity: u of the weak prediction, `H / log K`, at full resolution.
       probs: the weak prediction.
@@ -201,7 +200,7 @@ def make_plan(
       progress: of the ramp, in [0, 1].
       shards: blocks in the batch, one a device.
     """
-    settings.check(len(features))
+    settings.check_stages(len(features))
     plans = {}
     if not settings.attends:
         return plans
@@ -251,8 +250,7 @@ def perturb(
     """Unlabelled features with the chosen stages perturbed: `z + alpha * g * (o - z)`.
 
     Args:
-      settings: as for `make_plan`. Channel dropout drops half of the channels of the chosen stages
-        and knows neither gate nor alpha.
+      settings: as for `make_plan`.
       plan: of `make_plan`.
       features: of the unlabelled images, full resolution first.
       labeled: of the labelled images; None where the key source does not need them.
@@ -260,12 +258,12 @@ def perturb(
       weights: of `init_projections`, for the learned form.
       shards: blocks in the batch, one a device.
     """
-    if settings.perturbation == "none":
+    if settings.kind == "none":
         return features
     changed = list(features)
     for stage in settings.stages:
         z = features[stage - 1]
-        if settings.perturbation == "channel_dropout":
+        if settings.kind == "channel_dropout":
             changed[stage - 1] = jax.vmap(_drop_channels)(_stage_keys(keys, stage), z)
             continue
         gate, positions, bias = plan[stage]
@@ -278,12 +276,12 @@ def perturb(
             source = tk.take(_group(settings, query, other, shards), positions)
         if settings.stop_source:
             source = jax.lax.stop_gradient(source)
-        if settings.perturbation == "learned":
+        if settings.kind == "learned":
             pair = functools.partial(
-                attend_learned, weights=weights[f"stage{stage}"], heads=settings.heads
+                tk.attend_learned, weights=weights[f"stage{stage}"], heads=settings.heads
             )
         else:
-            pair = attend
+            pair = tk.attend
         out = jax.vmap(functools.partial(pair, tau=settings.tau))(query, source, bias)
         moved = query + settings.alpha * gate[..., None] * (out - query)
         changed[stage - 1] = moved.reshape(z.shape)

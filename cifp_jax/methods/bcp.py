@@ -1,19 +1,20 @@
 """BCP, bidirectional copy-paste (Bai et al., CVPR 2023)."""
 
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses
+from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.ema import Decays
 from cifp_jax.methods.largest_component import keep_largest
-from cifp_jax.methods.shared import Metrics, figures
+from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.methods.shared import figures
 from cifp_jax.models.network import Network
 
-PRETRAIN_STEPS = 10_000
 SIDE = 2 / 3  # of the box, as a fraction of the image's side
 
 
@@ -35,19 +36,24 @@ def patch(key: Key[Array, ""], spatial: tuple[int, ...]) -> Bool[Array, "*spatia
     return inside
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """The settings of BCP; the defaults are the published ones of ACDC."""
+
+    pretrain_steps: int = setting(
+        10_000, "The length of the pre-training on labelled images alone.", low=0, unit="steps"
+    )
+    alpha: float = setting(
+        0.5, "The weight of voxels with a pseudo label, where a true label counts 1.", low=0
+    )
+    largest_component: bool = setting(
+        True, "Whether only the largest component of each class of a pseudo label is kept."
+    )
+
+
 def loss(
-    student: Network,
-    teacher: Network,
-    batch: dict[str, Any],
-    *,
-    rng: Key[Array, ""],
-    step: Int[Array, ""],
-    axis_name: str | None,
-    shards: int,
-    pretrain_steps: int = PRETRAIN_STEPS,
-    alpha: float = 0.5,
-    largest_component: bool = True,
-) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
+    student: Network, teacher: Network, batch: Batch, context: Context, settings: Settings
+) -> Outcome:
     """`L = L_in + L_out`, of a labelled box in an unlabelled image and of the reverse.
 
     With a box M (two thirds of every side), labelled images a, b and unlabelled ones p, q:
@@ -66,25 +72,9 @@ def loss(
     over corners too. There is no clean image in BCP: both passes move the running statistics, one
     after the other, as published.
 
-    Args:
-      student: the network that is trained.
-      teacher: its moving average.
-      batch: as for `cifp.loss`; as many labelled as unlabelled images.
-      rng: key of the step.
-      step: number of the step, from 0.
-      axis_name: of the pmapped devices, or None.
-      shards: not read.
-      pretrain_steps: length of the pre-training.
-      alpha: weight of voxels with a pseudo label.
-      largest_component: whether pseudo labels are cleaned.
-
-    Returns:
-      The loss, and the moved batch statistics with the metrics: global `(sum, count)` pairs.
-
     Raises:
       ValueError: the two streams differ in size.
     """
-    del shards
     labeled, unlabeled = batch["labeled"], batch["unlabeled"]
     if labeled["image"].shape != unlabeled["image"].shape:
         raise ValueError(
@@ -94,27 +84,27 @@ def loss(
     logits, _ = teacher.forward(unlabeled["image"], None, teacher.batch_stats)
     classes = logits.shape[-1]
     pseudo = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    if largest_component:
+    if settings.largest_component:
         pseudo = keep_largest(pseudo, classes)
     truth = losses.one_hot(labeled["label"], classes)
     guess = jax.lax.stop_gradient(losses.one_hot(pseudo, classes))
 
-    pretraining = step < pretrain_steps
+    pretraining = context.step < settings.pretrain_steps
 
     def choose(first: PyTree, then: PyTree) -> PyTree:
         return jax.tree.map(lambda x, y: jnp.where(pretraining, x, y), first, then)
 
     a, b = halves((labeled["image"], truth))
     p, q = halves((unlabeled["image"], guess))
-    weight = jnp.where(pretraining, 1.0, alpha)
+    weight = jnp.where(pretraining, 1.0, settings.alpha)
     # Of each: what is in the box, what is around it, and the weights of the two.
     mixes = {
         "inward": (a, choose(b, p), 1.0, weight),
         "outward": (choose(b, q), choose(a, b), weight, 1.0),
     }
-    terms, stats = {}, student.batch_stats
+    terms, stats, axis_name = {}, student.batch_stats, context.axis_name
     indices = halves(labeled["index"])
-    rngs = jax.random.split(rng, len(mixes))
+    rngs = jax.random.split(context.key, len(mixes))
     for (name, mix), index, key in zip(mixes.items(), indices, rngs, strict=True):
         (image_in, goal_in), (image_around, goal_around), weight_in, weight_around = mix
         keys = parallel.example_keys(key, index)
@@ -132,9 +122,6 @@ def loss(
     return total, (stats, figures(terms | {"loss": total}, axis_name, shares))
 
 
-def decays(
-    step: Int[Array, ""], decay: float, *, pretrain_steps: int = PRETRAIN_STEPS, **settings: Any
-) -> Decays:
+def decays(step: Int[Array, ""], decay: float, settings: Settings) -> Decays:
     """0 while pre-training, so that the teacher starts as the student; then `decay`."""
-    del settings
-    return (jnp.where(step < pretrain_steps, 0.0, decay),)
+    return (jnp.where(step < settings.pretrain_steps, 0.0, decay),)

@@ -5,224 +5,215 @@ perturbation of ambiguous unlabelled features by labelled ones (S2), and pseudo 
 their uncertainty as the weight (S3). All else is reconstructed.
 """
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import attention, losses, views
-from cifp_jax.methods.cifp_teacher import Metrics, metrics_of, teach
-from cifp_jax.methods.fusion import fuse, fusion_loss
-from cifp_jax.methods.options import check_option
-from cifp_jax.methods.shared import clean_pass
+from cifp_jax.methods.cifp_teacher import PseudoLabels, metrics_of, predict_pseudo_labels
+from cifp_jax.methods.context import Batch, Context, Outcome
+from cifp_jax.methods.fusion import Settings as Fusion
+from cifp_jax.methods.fusion import fusion_loss
+from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.methods.shared import Clean, clean_pass
+from cifp_jax.methods.views import Settings as Views
 from cifp_jax.models.network import Network
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """The settings of CIFP: those of its three parts, and of the loss as a whole."""
+
+    perturbation: attention.Settings = dataclasses.field(default_factory=attention.Settings)
+    fusion: Fusion = dataclasses.field(default_factory=Fusion)
+    views: Views = dataclasses.field(default_factory=Views)
+    present_only: bool = setting(
+        True, "Whether the Dice of pseudo labels leaves out classes that these labels lack."
+    )
+    lambda_max: float = setting(1.0, "The weight of the unlabelled losses after the ramp.", low=0)
+    ramp_steps: int = setting(6000, "The length of the ramp of that weight.", low=0, unit="steps")
+
+
+class Keys(NamedTuple):
+    """What each random part of a step draws from: a key for each example, or one for all."""
+
+    labeled: Key[Array, " l"]
+    exchange: Key[Array, " l"]
+    unlabeled: Key[Array, " u"]
+    perturb: Key[Array, " u"]
+    feature: Key[Array, " u"]
+    views: Key[Array, ""]
+    strong: Key[Array, ""]
+
+
+def draw_keys(key: Key[Array, ""], batch: Batch) -> Keys:
+    """Parts the key of a step."""
+    index_l, index_u = batch["labeled"]["index"], batch["unlabeled"]["index"]
+    parts = jax.random.split(key, 7)
+    return Keys(
+        *(parallel.example_keys(part, index_l) for part in parts[:2]),
+        *(parallel.example_keys(part, index_u) for part in parts[2:5]),
+        *parts[5:],
+    )
+
+
 def loss(
-    student: Network,
-    teacher: Network,
-    batch: dict[str, Any],
-    *,
-    rng: Key[Array, ""],
-    step: Int[Array, ""],
-    axis_name: str | None,
-    shards: int,
-    perturbation: str = "cross_image",
-    stages: tuple[int, ...] = (3, 4, 5),
-    tokens: int = 256,
-    key_source: str = "one",
-    sampling: str = "uniform",
-    gate: str = "top_half",
-    alpha: float = 1.0,
-    tau: float = 0.1,
-    beta: float = 0.0,
-    heads: int = 4,
-    stop_source: bool = True,
-    fusion: str = "deviation",
-    temperature: float = 1.0,
-    gamma: float = 1.0,
-    target: str = "hard",
-    threshold: float = 0.95,
-    strong_member: bool = False,
-    strong_views: int = 1,
-    cutmix: float = 1.0,
-    cutmix_source: str = "labeled",
-    present_only: bool = True,
-    lambda_max: float = 1.0,
-    ramp_steps: int = 6000,
-) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
-    """`L = L_x + lambda(t) * (L_strong + L_feature) / 2` (S1 to S3; the form is reconstructed).
+    student: Network, teacher: Network, batch: Batch, context: Context, settings: Settings
+) -> Outcome:
+    """`L = L_x + L_exchange + lambda(t) * (L_strong + L_feature) / 2` (the form is reconstructed).
+
+    L_x is the supervised loss, L_strong the consistency of the strong views (S1) and L_feature that
+    of the perturbed features (S2) with the fused pseudo labels (S3). L_exchange is there only where
+    the perturbation is learned. Where there is no perturbation, L_strong stands for L_feature.
 
     Three student passes: labelled and weak unlabelled images together, which alone move the running
     statistics; the strong views; the weak views' features, perturbed. The last two are normalised
-    by themselves, as strong views in the same statistics made every variant fall. Where the
-    perturbation is none, `L_strong` stands for the mean of both.
+    by themselves, so that the running statistics describe images as they are at inference.
 
     There is no setting for "teacher off": a decay of 0 of the moving average makes the teacher the
     student of the step before, with running statistics and without dropout.
-
-    Args:
-      student: the network that is trained.
-      teacher: its moving average, bound with `train=False`.
-      batch: `labeled` with `image` `(l, *spatial, c)`, `label` `(l, *spatial)`, `index` `(l,)`;
-        `unlabeled` with `image` `(u, *spatial, c)`, `index` `(u,)`. Images are weakly augmented.
-      rng: key of the step.
-      step: number of the step, from 0.
-      axis_name: of the pmapped devices, or None.
-      shards: blocks in the batch, one a device.
-      perturbation: of features: cross_image; learned, with trained multi-head projections, which
-        are also trained by decoding labelled images that exchange tokens in pairs (a term
-        `L_exchange` of weight 1 against the true labels);
-        channel_dropout, half of the channels of `stages`; none.
-      stages: encoder stages that are perturbed, 1 (full resolution) to 5 (bottleneck).
-      tokens: number of tokens drawn from the key source.
-      key_source: where tokens come from: one, the labelled partner; bank, all labelled images on
-        the device; unlabeled, another unlabelled image; self; noise, Gaussian.
-      sampling: of tokens: uniform or class_balanced.
-      gate: which tokens are perturbed: top_half (the more ambiguous), soft, threshold, all, random.
-      alpha: strength of the perturbation; 0 is none, 1 replaces gated tokens.
-      tau: temperature of the attention, above 0.
-      beta: weight of the classes' agreement in the attention's logits.
-      heads: of the learned attention.
-      stop_source: whether gradients into the tokens (z_l) are stopped.
-      fusion: weights of the members: entropy, kl, entropy_kl, deviation, mean, random, weak_only.
-      temperature: of the fusion, in units of `1 / log2 K`.
-      gamma: of the reliability; 0 makes every voxel count the same.
-      target: hard or soft pseudo labels.
-      threshold: confidence that weak_only asks for.
-      strong_member: whether the teacher's prediction of the (first) strong view before mixing joins
-        the fusion.
-      strong_views: one or two.
-      cutmix: probability of a box; 0 switches CutMix off.
-      cutmix_source: what a box shows: labeled, the labelled partner under a photometric change,
-        with its true label and R = 1; or unlabeled, another strong view and its pseudo label.
-      present_only: whether the Dice of pseudo labels leaves out classes that they lack.
-      lambda_max: weight of the unlabelled losses after the ramp.
-      ramp_steps: length of the ramp.
-
-    Returns:
-      The loss, and the moved batch statistics with the metrics: global `(sum, count)` pairs.
-
-    Raises:
-      ValueError: a setting is none of the known names; its message names those.
     """
-    check_option("cutmix_source", cutmix_source, ("labeled", "unlabeled"))
-    settings = attention.Settings(
-        perturbation=perturbation,
-        stages=tuple(stages),
-        tokens=tokens,
-        key_source=key_source,
-        sampling=sampling,
-        gate=gate,
-        alpha=alpha,
-        tau=tau,
-        beta=beta,
-        heads=heads,
-        stop_source=stop_source,
+    keys = draw_keys(context.key, batch)
+    clean = clean_pass(student, batch, (keys.labeled, keys.unlabeled), context)
+    drawn = views.strong_views(
+        keys.views,
+        batch["unlabeled"]["image"],
+        batch["unlabeled"]["index"],
+        count=settings.views.count,
+        cutmix=settings.views.cutmix,
     )
-    fuse_members = functools.partial(
-        fuse,
-        kind=fusion,
-        temperature=temperature,
-        gamma=gamma,
-        target=target,
-        threshold=threshold,
-    )
-    x_l, x_w = batch["labeled"]["image"], batch["unlabeled"]["image"]
-    index_l, index_u = batch["labeled"]["index"], batch["unlabeled"]["index"]
-    rngs = jax.random.split(rng, 7)
-    keys_l, keys_exchange = (parallel.example_keys(k, index_l) for k in rngs[:2])
-    keys_u, keys_perturb, keys_feature = (parallel.example_keys(k, index_u) for k in rngs[2:5])
-    rng_views, rng_strong = rngs[5:]
-    stats = student.batch_stats
-    join = functools.partial(parallel.concat_streams, shards=shards)
-    loss_of = functools.partial(fusion_loss, axis_name=axis_name, present_only=present_only)
-
-    clean = clean_pass(student, batch, (keys_l, keys_u), axis_name=axis_name, shards=shards)
-    features_l, features_u, label = clean.features_l, clean.features, clean.label
-    terms = {"supervised": clean.supervised}
-
-    # The teacher's pseudo labels.
-    photos, boxes = views.strong_views(rng_views, x_w, index_u, count=strong_views, cutmix=cutmix)
-    teaching = teach(
+    pseudo = predict_pseudo_labels(
         teacher,
-        settings,
-        fuse_members,
-        labeled=x_l,
-        label=label,
-        weak=x_w,
-        strong=photos[0] if strong_member else None,
-        keys=keys_perturb,
-        progress=losses.ramp_progress(step, ramp_steps),
-        shards=shards,
+        batch,
+        clean.label,
+        drawn[0][0],
+        keys=keys.perturb,
+        progress=losses.ramp_progress(context.step, settings.ramp_steps),
+        shards=context.shards,
+        perturbation=settings.perturbation,
+        fusion=settings.fusion,
     )
-    goal = (teaching.fused.target, teaching.fused.reliability)
+    terms = {"supervised": clean.supervised}
+    terms["strong"] = strong_loss(student, batch, clean, pseudo, drawn, keys, context, settings)
+    if settings.perturbation.kind != "none":
+        terms["feature"] = feature_loss(student, clean, pseudo, keys, context, settings)
+    if settings.perturbation.kind == "learned":
+        terms["exchange"] = exchange_loss(student, clean, keys, context, settings)
 
-    # The strong views, in one batch.
-    pasted = None
-    if cutmix_source == "labeled":
-        keys = parallel.example_keys(jax.random.fold_in(rng_views, strong_views), index_l)
-        shown = (jax.vmap(views.photometric)(keys, x_l), (label, jnp.ones(label.shape[:-1])))
-        pasted = parallel.take_partners(shown, x_w.shape[0], shards)
-    x_s, goal_s = functools.reduce(join, views.mix(goal, photos, boxes, pasted))
-    keys = [parallel.example_keys(k, index_u) for k in jax.random.split(rng_strong, strong_views)]
-    logits_s, _ = student.forward(x_s, functools.reduce(join, keys), stats)
-    terms["strong"] = loss_of(logits_s, *goal_s)
-
-    # The features of the weak views, perturbed as the teacher's were.
-    perturb = functools.partial(attention.perturb, weights=student.extra, shards=shards)
-    if perturbation != "none":
-        changed = perturb(settings, teaching.plan, features_u, features_l, keys=keys_perturb)
-        logits_f, _ = student.decode(changed, keys_feature, stats)
-        terms["feature"] = loss_of(logits_f, *goal)
-
-    # Labelled images exchange tokens in pairs: what teaches the projections the true classes.
-    if perturbation == "learned":
-        exchange = settings._replace(key_source="unlabeled", gate="all", stop_source=False)
-        plan = attention.make_plan(
-            exchange,
-            features_l,
-            ambiguity=jnp.zeros(label.shape[:-1]),
-            probs=label,
-            label=None,
-            keys=keys_exchange,
-            progress=jnp.ones(()),
-            shards=shards,
-        )
-        changed = perturb(exchange, plan, features_l, None, keys=keys_exchange)
-        logits_e, _ = student.decode(changed, keys_l, stats)
-        terms["exchange"] = losses.segmentation_loss(logits_e, label, 1.0, axis_name)
-
-    weight = losses.consistency_weight(step, lambda_max=lambda_max, ramp_steps=ramp_steps)
+    weight = losses.consistency_weight(
+        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+    )
     consistency = (terms["strong"] + terms.get("feature", terms["strong"])) / 2
     total = terms["supervised"] + terms.get("exchange", 0.0) + weight * consistency
     one = jnp.ones(())
     figures = {name: (value, one) for name, value in terms.items()}
     figures |= {"loss": (total, one), "lambda": (weight, one)}
-    metrics = jax.lax.stop_gradient(figures | metrics_of(teaching, axis_name))
+    metrics = jax.lax.stop_gradient(figures | metrics_of(pseudo, context.axis_name))
     return total, (clean.batch_stats, metrics)
 
 
-def init(rng: Key[Array, ""], feature_channels: tuple[int, ...], **settings: Any) -> dict[str, Any]:
+def strong_loss(
+    student: Network,
+    batch: Batch,
+    clean: Clean,
+    pseudo: PseudoLabels,
+    drawn: tuple[list[Any], list[Any]],
+    keys: Keys,
+    context: Context,
+    settings: Settings,
+) -> Float[Array, ""]:
+    """L_strong: the loss of the strong views, all in one batch, against what they show.
+
+    `drawn` is what `views.strong_views` returned. A box may show a labelled image.
+    """
+    join = functools.partial(parallel.concat_streams, shards=context.shards)
+    index, count = batch["unlabeled"]["index"], settings.views.count
+    pasted = None
+    if settings.views.cutmix_source == "labeled":
+        labeled = batch["labeled"]
+        box_keys = parallel.example_keys(jax.random.fold_in(keys.views, count), labeled["index"])
+        image = jax.vmap(views.photometric)(box_keys, labeled["image"])
+        shown = (image, (clean.label, jnp.ones(clean.label.shape[:-1])))
+        pasted = parallel.take_partners(shown, index.shape[0], context.shards)
+    goal = (pseudo.fused.target, pseudo.fused.reliability)
+    image, (target, reliability) = functools.reduce(join, views.mix(goal, *drawn, pasted))
+    dropout = [parallel.example_keys(k, index) for k in jax.random.split(keys.strong, count)]
+    logits, _ = student.forward(image, functools.reduce(join, dropout), student.batch_stats)
+    return fusion_loss(
+        logits, target, reliability, context.axis_name, present_only=settings.present_only
+    )
+
+
+def feature_loss(
+    student: Network,
+    clean: Clean,
+    pseudo: PseudoLabels,
+    keys: Keys,
+    context: Context,
+    settings: Settings,
+) -> Float[Array, ""]:
+    """L_feature: the loss of the weak views' features, perturbed as the teacher's were."""
+    changed = attention.perturb(
+        settings.perturbation,
+        pseudo.plan,
+        clean.features,
+        clean.features_l,
+        keys=keys.perturb,
+        weights=student.extra,
+        shards=context.shards,
+    )
+    logits, _ = student.decode(changed, keys.feature, student.batch_stats)
+    goal = (pseudo.fused.target, pseudo.fused.reliability)
+    return fusion_loss(logits, *goal, context.axis_name, present_only=settings.present_only)
+
+
+def exchange_loss(
+    student: Network, clean: Clean, keys: Keys, context: Context, settings: Settings
+) -> Float[Array, ""]:
+    """L_exchange: the loss of labelled images that exchange tokens in pairs.
+
+    It is what teaches the projections of the learned perturbation the true classes.
+    """
+    exchange = dataclasses.replace(
+        settings.perturbation, key_source="unlabeled", gate="all", stop_source=False
+    )
+    layout: dict[str, Any] = {"keys": keys.exchange, "shards": context.shards}
+    plan = attention.make_plan(
+        exchange,
+        clean.features_l,
+        ambiguity=jnp.zeros(clean.label.shape[:-1]),
+        probs=clean.label,
+        label=None,
+        progress=jnp.ones(()),
+        **layout,
+    )
+    changed = attention.perturb(
+        exchange, plan, clean.features_l, None, weights=student.extra, **layout
+    )
+    logits, _ = student.decode(changed, keys.labeled, student.batch_stats)
+    return losses.segmentation_loss(logits, clean.label, 1.0, context.axis_name)
+
+
+def init(
+    key: Key[Array, ""], feature_channels: tuple[int, ...], settings: Settings
+) -> dict[str, Any]:
     """Projections of the learned perturbation; no parameters of its own otherwise.
 
     Raises:
       ValueError: `heads` does not divide the channels of a stage.
     """
-    known = {k: v for k, v in settings.items() if k in attention.Settings._fields}
-    chosen = attention.Settings(**known)
-    if chosen.perturbation != "learned":
+    if settings.perturbation.kind != "learned":
         return {}
-    return attention.init_projections(rng, feature_channels, chosen)
+    return attention.init_projections(key, feature_channels, settings.perturbation)
 
 
-def pairs(
-    *, perturbation: str, key_source: str, cutmix: float, cutmix_source: str, **settings: Any
-) -> bool:
+def pairs(settings: Settings) -> bool:
     """Whether an image needs a neighbour of its own stream; a labelled partner it always has."""
-    del settings
-    pasted = cutmix > 0 and cutmix_source == "unlabeled"
-    return pasted or key_source == "unlabeled" or perturbation == "learned"
+    pasted = settings.views.cutmix > 0 and settings.views.cutmix_source == "unlabeled"
+    perturbation = settings.perturbation
+    return pasted or perturbation.key_source == "unlabeled" or perturbation.kind == "learned"

@@ -13,7 +13,7 @@ def warm_decay(updates: Int[Array, ""], decay: float) -> Float[Array, ""]:
     return jnp.minimum(1 - 1 / (updates + 1), decay)
 
 
-def one_teacher(step: Int[Array, ""], decay: float, **settings: Any) -> Decays:
+def one_teacher(step: Int[Array, ""], decay: float, settings: Any) -> Decays:
     """The rule of most methods: one teacher, averaged at every step."""
     del settings
     return (warm_decay(step, decay),)

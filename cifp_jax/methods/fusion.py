@@ -1,5 +1,6 @@
 """Uncertainty-weighted fusion of pseudo labels (given: S3; the formulas are reconstructed)."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -9,10 +10,53 @@ from jax.scipy.special import entr
 from jaxtyping import Array, Float, Key
 
 from cifp_jax.methods.losses import one_hot, segmentation_loss
-from cifp_jax.methods.options import check_option
+from cifp_jax.methods.settings import Checked, setting
 
-FUSIONS = ("entropy", "kl", "entropy_kl", "deviation", "mean", "random", "weak_only")
-TARGETS = ("hard", "soft")
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """How predictions of the same images become one pseudo label."""
+
+    kind: str = setting(
+        "deviation",
+        "What the uncertainty U_m of a member is: entropy, `H(p_m) / log K`; kl, "
+        "`KL(p_m || mean p)` in nats; entropy_kl, their sum; deviation, "
+        "`H(p_m) / log K + KL(p_w || p_m)`, by which a confident member that a perturbation has "
+        "led away from the weak prediction counts less. The others weigh without an uncertainty: "
+        "mean gives all members the same weight, random draws the weights of each example from a "
+        "flat Dirichlet distribution, and weak_only takes the weak prediction alone.",
+        options=("entropy", "kl", "entropy_kl", "deviation", "mean", "random", "weak_only"),
+    )
+    temperature: float = setting(
+        1.0,
+        "The temperature T of the weights: 1 compares entropies in bits, towards 0 the least "
+        "uncertain member is taken, towards infinity the mean.",
+        low=0,
+        unit="1 / log2 K",
+    )
+    gamma: float = setting(
+        1.0,
+        "The strength of the reliability R; 0 makes every voxel count the same, the literal "
+        "reading of S3.",
+        low=0,
+    )
+    target: str = setting(
+        "hard",
+        "What a prediction is compared with: the class of the largest fused probability (hard), or "
+        "the fused probabilities (soft).",
+        options=("hard", "soft"),
+    )
+    threshold: float = setting(
+        0.95,
+        "The confidence that a voxel needs under weak_only, which has this mask in place of R.",
+        low=0,
+        high=1,
+    )
+    strong_member: bool = setting(
+        False,
+        "Whether the teacher's prediction of the (first) strong view before mixing joins the "
+        "fusion.",
+    )
 
 
 class Fused(NamedTuple):
@@ -59,11 +103,10 @@ def divergence_from_weak(
 def _member_weights(
     members: Float[Array, "m b *spatial k"],
     entropies: Float[Array, "m b *spatial"],
-    kind: str,
-    temperature: float,
+    settings: Settings,
     keys: Key[Array, " b"] | None,
 ) -> Float[Array, "m b *spatial"]:
-    count, batch = members.shape[:2]
+    (count, batch), kind = members.shape[:2], settings.kind
     if kind == "weak_only":
         return jnp.zeros_like(entropies).at[0].set(1)
     if kind == "mean":
@@ -82,18 +125,14 @@ def _member_weights(
         "entropy_kl": lambda: entropies + divergence_from_mean(members, entropies),
         "deviation": lambda: entropies + divergence_from_weak(members, entropies),
     }[kind]()
-    scale = temperature / math.log2(members.shape[-1])
+    scale = settings.temperature / math.log2(members.shape[-1])
     return jax.nn.softmax(-uncertainty / max(scale, 1e-6), axis=0)
 
 
 def fuse(
     members: Float[Array, "m b *spatial k"],
+    settings: Settings,
     *,
-    kind: str = "entropy",
-    temperature: float = 1.0,
-    gamma: float = 1.0,
-    target: str = "hard",
-    threshold: float = 0.95,
     entropies: Float[Array, "m b *spatial"] | None = None,
     keys: Key[Array, " b"] | None = None,
 ) -> Fused:
@@ -105,39 +144,30 @@ def fuse(
 
     Args:
       members: distributions, the weak prediction first.
-      kind: what U_m is: entropy, `H(p_m) / log K`; kl, `KL(p_m || mean p)` in nats; entropy_kl,
-        their sum; deviation, `H(p_m) / log K + KL(p_w || p_m)`, by which a confident member that a
-        perturbation has led away from the weak prediction counts less. Or weights without
-        uncertainty: mean; random, drawn per example from a flat Dirichlet distribution; weak_only,
-        the first member alone.
-      temperature: T in units of `1 / log2 K`, so that 1 compares entropies in bits. Towards 0 the
-        least uncertain member is taken, towards infinity the mean.
-      gamma: strength of R; 0 makes R = 1 everywhere, the literal reading of S3.
-      target: hard (one-hot argmax of `p^`) or soft (`p^`).
-      threshold: weak_only has no R of the form above but a hard mask, `max p >= threshold`.
+      settings: which U_m and T, gamma, and whether the target is `p^` or its one-hot argmax;
+        weak_only has no R of the form above but a hard mask, `max p >= threshold`.
       entropies: `normalized_entropy(members)` where it is at hand already.
       keys: of the examples, for random.
 
     Raises:
-      ValueError: unknown `kind` or `target`.
+      ValueError: random weights are asked for without keys.
     """
-    check_option("fusion", kind, FUSIONS)
-    check_option("target", target, TARGETS)
     members = jax.lax.stop_gradient(members)
     if entropies is None:
         entropies = normalized_entropy(members)
     entropies = jax.lax.stop_gradient(entropies)
     classes = members.shape[-1]
-    weights = _member_weights(members, entropies, kind, temperature, keys)
+    weights = _member_weights(members, entropies, settings, keys)
     probs = jnp.sum(weights[..., None] * members, axis=0)
-    if kind == "weak_only":
-        reliability = (jnp.max(probs, axis=-1) >= threshold).astype(probs.dtype)
+    if settings.kind == "weak_only":
+        reliability = (jnp.max(probs, axis=-1) >= settings.threshold).astype(probs.dtype)
     else:
         entropy = normalized_entropy(probs)
         # As p^ is the weighted mean, sum_m w_m KL(p_m || p^) = H(p^) - sum_m w_m H(p_m).
         gap = jnp.maximum(entropy - jnp.sum(weights * entropies, axis=0), 0)
-        reliability = jnp.exp(-gamma * (entropy + math.log(classes) * gap))
-    goal = one_hot(jnp.argmax(probs, axis=-1), classes) if target == "hard" else probs
+        reliability = jnp.exp(-settings.gamma * (entropy + math.log(classes) * gap))
+    hard = settings.target == "hard"
+    goal = one_hot(jnp.argmax(probs, axis=-1), classes) if hard else probs
     return Fused(probs, goal, reliability, weights)
 
 

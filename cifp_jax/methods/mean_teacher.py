@@ -1,6 +1,6 @@
 """Mean teacher (Tarvainen and Valpola, NeurIPS 2017), as the field uses it for segmentation."""
 
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses, views
-from cifp_jax.methods.shared import Metrics, clean_pass, figures, stream_keys
+from cifp_jax.methods.context import Batch, Context, Outcome
+from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.methods.shared import clean_pass, figures, stream_keys
 from cifp_jax.models.network import Network
 
 
@@ -19,18 +21,17 @@ def noisy(
     return jax.vmap(views.noise)(parallel.example_keys(rng, index), image)
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """The settings of the mean teacher; the defaults are those of the scripts for LA."""
+
+    lambda_max: float = setting(0.1, "The weight of the consistency after the ramp.", low=0)
+    ramp_steps: int = setting(6000, "The length of the ramp of that weight.", low=0, unit="steps")
+
+
 def loss(
-    student: Network,
-    teacher: Network,
-    batch: dict[str, Any],
-    *,
-    rng: Key[Array, ""],
-    step: Int[Array, ""],
-    axis_name: str | None,
-    shards: int,
-    lambda_max: float = 0.1,
-    ramp_steps: int = 6000,
-) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
+    student: Network, teacher: Network, batch: Batch, context: Context, settings: Settings
+) -> Outcome:
     """`L = L_x + lambda(t) * mean_v,c (p_c - p'_c)^2` over unlabelled voxels and classes.
 
     p is the student's prediction, p' that of its moving average of the same image with clipped
@@ -42,29 +43,17 @@ def loss(
     [0, 1]); the ramp rises at every step, not every 150, and from the first; the teacher has
     running statistics, averaged as its parameters are, and no dropout, where theirs normalises by
     the batch.
-
-    Args:
-      student: the network that is trained.
-      teacher: its moving average.
-      batch: as for `cifp.loss`.
-      rng: key of the step.
-      step: number of the step, from 0.
-      axis_name: of the pmapped devices, or None.
-      shards: blocks in the batch, one a device.
-      lambda_max: weight of the consistency after the ramp.
-      ramp_steps: length of the ramp.
-
-    Returns:
-      The loss, and the moved batch statistics with the metrics: global `(sum, count)` pairs.
     """
-    rng_keys, rng_noise = jax.random.split(rng)
+    rng_keys, rng_noise = jax.random.split(context.key)
     keys = stream_keys(rng_keys, batch)
-    clean = clean_pass(student, batch, keys, axis_name=axis_name, shards=shards)
+    clean = clean_pass(student, batch, keys, context)
     unlabeled = batch["unlabeled"]
     image = noisy(unlabeled["image"], unlabeled["index"], rng_noise)
     target = jax.nn.softmax(teacher.forward(image, None, teacher.batch_stats)[0])
-    consistency = losses.squared_error(jax.nn.softmax(clean.logits), target, 1.0, axis_name)
-    weight = losses.consistency_weight(step, lambda_max=lambda_max, ramp_steps=ramp_steps)
+    consistency = losses.squared_error(jax.nn.softmax(clean.logits), target, 1.0, context.axis_name)
+    weight = losses.consistency_weight(
+        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+    )
     total = clean.supervised + weight * consistency
     terms = {
         "loss": total,
@@ -72,4 +61,4 @@ def loss(
         "consistency": consistency,
         "lambda": jnp.asarray(weight),
     }
-    return total, (clean.batch_stats, figures(terms, axis_name))
+    return total, (clean.batch_stats, figures(terms, context.axis_name))

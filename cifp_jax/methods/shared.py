@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from cifp_jax import parallel
+from cifp_jax.methods.context import Batch, Context, Metrics
 from cifp_jax.methods.losses import one_hot, segmentation_loss
 from cifp_jax.models import layers
 from cifp_jax.models.network import Network
 
 Features = tuple[Float[Array, "b *_"], ...]
-Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 Goal = tuple[Float[Array, "b *spatial k"], Float[Array, "b *spatial"]]
 
 
@@ -36,11 +36,9 @@ class Clean(NamedTuple):
     batch_stats: Any
 
 
-def stream_keys(
-    rng: Key[Array, ""], batch: dict[str, Any]
-) -> tuple[Key[Array, " l"], Key[Array, " u"]]:
+def stream_keys(key: Key[Array, ""], batch: Batch) -> tuple[Key[Array, " l"], Key[Array, " u"]]:
     """One key for each labelled and for each unlabelled example."""
-    labeled, unlabeled = jax.random.split(rng)
+    labeled, unlabeled = jax.random.split(key)
     return (
         parallel.example_keys(labeled, batch["labeled"]["index"]),
         parallel.example_keys(unlabeled, batch["unlabeled"]["index"]),
@@ -49,18 +47,16 @@ def stream_keys(
 
 def clean_pass(
     student: Network,
-    batch: dict[str, Any],
+    batch: Batch,
     keys: tuple[Key[Array, " l"], Key[Array, " u"]],
-    *,
-    axis_name: str | None,
-    shards: int,
+    context: Context,
 ) -> Clean:
     """One pass over labelled and weak unlabelled images, normalised together.
 
-    In most methods it is the only pass that moves the running statistics: with strong views in
-    them, every method that was tried fell.
+    In most methods it is the only pass that moves the running statistics, so that they describe
+    images as they are at inference, without strong perturbations.
     """
-    labeled = batch["labeled"]
+    labeled, shards = batch["labeled"], context.shards
     images = parallel.concat_streams(labeled["image"], batch["unlabeled"]["image"], shards)
     joined = parallel.concat_streams(*keys, shards)
     features, moved = student.encode(images, joined, student.batch_stats)
@@ -69,7 +65,7 @@ def clean_pass(
     features_l, features_u = parallel.split_streams(features, count, shards)
     logits_l, logits_u = parallel.split_streams(logits, count, shards)
     label = one_hot(labeled["label"], logits.shape[-1])
-    supervised = segmentation_loss(logits_l, label, 1.0, axis_name)
+    supervised = segmentation_loss(logits_l, label, 1.0, context.axis_name)
     return Clean(features_l, features_u, logits_u, label, supervised, moved)
 
 

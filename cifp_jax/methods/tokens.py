@@ -1,11 +1,9 @@
-"""Tokens of feature maps: pooled maps, gates, and random draws (reconstructed)."""
+"""Tokens of feature maps: pooled maps, gates, random draws, and attention (reconstructed)."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-SAMPLINGS = ("uniform", "class_balanced")
-GATES = ("top_half", "soft", "threshold", "all", "random")
 GATE_THRESHOLD = (0.75, 0.95)  # at the start and at the end of the ramp
 
 
@@ -85,3 +83,49 @@ def noise_tokens(key: Key[Array, ""], z: Float[Array, "n c"], tokens: int) -> Fl
     """Gaussian tokens with the mean and the standard deviation of each channel of `z`."""
     drawn = jax.random.normal(key, (tokens, z.shape[-1]), z.dtype)
     return jnp.mean(z, axis=0) + jnp.std(z, axis=0) * drawn
+
+
+def normalize(x: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    """Rows of length one; those shorter than 0.01 stay short, as their gradient would explode."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-4))
+
+
+def attend(
+    query: Float[Array, "n c"],
+    source: Float[Array, "t c"],
+    bias: Float[Array, "n t"] | None,
+    *,
+    tau: float,
+) -> Float[Array, "n c"]:
+    """`softmax(Q K^T / tau + bias) V` of one pair; V is the source, Q and K its unit rows."""
+    return _mix(query, source, source, bias, tau)
+
+
+def _mix(
+    query: Float[Array, "n c"],
+    key: Float[Array, "t c"],
+    value: Float[Array, "t c"],
+    bias: Float[Array, "n t"] | None,
+    tau: float,
+) -> Float[Array, "n c"]:
+    logits = normalize(query) @ normalize(key).T / tau
+    return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1) @ value
+
+
+def attend_learned(
+    query: Float[Array, "n c"],
+    source: Float[Array, "t c"],
+    bias: Float[Array, "n t"] | None,
+    *,
+    tau: float,
+    weights: dict[str, Float[Array, "c c"]],
+    heads: int,
+) -> Float[Array, "n c"]:
+    """Multi-head form of `attend` for one pair, with projections W_q, W_k, W_v and W_o."""
+
+    def project(x: Float[Array, "m c"], name: str) -> Float[Array, "h m d"]:
+        return (x @ weights[name]).reshape(x.shape[0], heads, -1).swapaxes(0, 1)
+
+    head = jax.vmap(_mix, in_axes=(0, 0, 0, None, None))
+    out = head(project(query, "query"), project(source, "key"), project(source, "value"), bias, tau)
+    return out.swapaxes(0, 1).reshape(query.shape) @ weights["output"]

@@ -1,39 +1,47 @@
 """UA-MT, the uncertainty-aware mean teacher (Yu et al., MICCAI 2019)."""
 
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses
+from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.fusion import normalized_entropy
 from cifp_jax.methods.mean_teacher import noisy
-from cifp_jax.methods.shared import Metrics, clean_pass, figures, stream_keys
+from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.methods.shared import clean_pass, figures, stream_keys
 from cifp_jax.models.network import Network
 
 THRESHOLD = (0.75, 1.0)  # of the largest entropy, at the start and at the end of its ramp
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """The settings of UA-MT; the defaults are those of the published LA script."""
+
+    passes: int = setting(
+        8,
+        "The number T of the teacher's stochastic passes, whose mean tells what is certain.",
+        low=1,
+    )
+    lambda_max: float = setting(0.1, "The weight of the consistency after the ramp.", low=0)
+    ramp_steps: int = setting(6000, "The length of the ramp of that weight.", low=0, unit="steps")
+    threshold_steps: int = setting(
+        6000, "The length t_H of the ramp of the entropy's threshold.", low=0, unit="steps"
+    )
+
+
 def loss(
-    student: Network,
-    teacher: Network,
-    batch: dict[str, Any],
-    *,
-    rng: Key[Array, ""],
-    step: Int[Array, ""],
-    axis_name: str | None,
-    shards: int,
-    passes: int = 8,
-    lambda_max: float = 0.1,
-    ramp_steps: int = 6000,
-    threshold_steps: int = 6000,
-) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
+    student: Network, teacher: Network, batch: Batch, context: Context, settings: Settings
+) -> Outcome:
     """`L = L_x + lambda(t) * sum_v M_v |p_v - p'_v|^2 / (K sum_v M_v)`, `M = [U < H(t)]`.
 
     `U = H(mean_t p'_t)`, the entropy of the mean of T stochastic passes of the teacher, each with
-    noise and dropout of its own (Monte-Carlo dropout); p' is one more such pass.
+    noise and dropout of its own (Monte-Carlo dropout, which keys switch on); p' is
+    one more such pass.
     `H(t) = (3/4 + 1/4 r(t)) log K` with the ramp `r(t) = exp(-5 (1 - t / t_H)^2)`.
     Settings: those of the published LA script, whose ramps take 6,000 steps, all of them (on ACDC,
     SSL4MIS ramps the threshold over all 30,000 steps).
@@ -41,26 +49,10 @@ def loss(
     Different from the published code: the largest entropy is log K for any number of classes,
     where the script for ACDC keeps log 2 with four; the T passes use running statistics; and the
     noise is measured in standard deviations of the image (see `mean_teacher`).
-
-    Args:
-      student: the network that is trained.
-      teacher: its moving average; keys switch its dropout on.
-      batch: as for `cifp.loss`.
-      rng: key of the step.
-      step: number of the step, from 0.
-      axis_name: of the pmapped devices, or None.
-      shards: blocks in the batch, one a device.
-      passes: T.
-      lambda_max: weight of the consistency after the ramp.
-      ramp_steps: length of the weight's ramp.
-      threshold_steps: t_H, length of the threshold's ramp.
-
-    Returns:
-      The loss, and the moved batch statistics with the metrics: global `(sum, count)` pairs.
     """
-    rng_keys, rng_target, rng_passes = jax.random.split(rng, 3)
+    rng_keys, rng_target, rng_passes = jax.random.split(context.key, 3)
     keys = stream_keys(rng_keys, batch)
-    clean = clean_pass(student, batch, keys, axis_name=axis_name, shards=shards)
+    clean = clean_pass(student, batch, keys, context)
     unlabeled = batch["unlabeled"]
 
     def stochastic(key: Key[Array, ""]) -> Float[Array, "u *spatial k"]:
@@ -74,16 +66,20 @@ def loss(
     total_probs, _ = jax.lax.scan(
         lambda total, key: (total + stochastic(key), None),
         jnp.zeros_like(clean.logits),
-        jax.random.split(rng_passes, passes),
+        jax.random.split(rng_passes, settings.passes),
     )
-    uncertainty = normalized_entropy(total_probs / passes)
+    uncertainty = normalized_entropy(total_probs / settings.passes)
     low, high = THRESHOLD
-    ramp = losses.consistency_weight(step, lambda_max=1.0, ramp_steps=threshold_steps)
+    ramp = losses.consistency_weight(
+        context.step, lambda_max=1.0, ramp_steps=settings.threshold_steps
+    )
     certain = (uncertainty < low + (high - low) * ramp).astype(jnp.float32)
     consistency = losses.squared_error(
-        jax.nn.softmax(clean.logits), stochastic(rng_target), certain, axis_name
+        jax.nn.softmax(clean.logits), stochastic(rng_target), certain, context.axis_name
     )
-    weight = losses.consistency_weight(step, lambda_max=lambda_max, ramp_steps=ramp_steps)
+    weight = losses.consistency_weight(
+        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+    )
     total = clean.supervised + weight * consistency
     terms = {
         "loss": total,
@@ -91,4 +87,4 @@ def loss(
         "consistency": consistency,
         "lambda": jnp.asarray(weight),
     }
-    return total, (clean.batch_stats, figures(terms, axis_name, {"certain": certain}))
+    return total, (clean.batch_stats, figures(terms, context.axis_name, {"certain": certain}))

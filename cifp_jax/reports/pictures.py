@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cifp_jax.data.sources import Case
-from cifp_jax.evaluation.evaluate import Predict, Read
+from cifp_jax.evaluation.evaluate import Read
 from cifp_jax.files import whole
+from cifp_jax.inference.prediction import Predict
 from cifp_jax.inference.segmentation import normalized_entropy
 
 _COLORS = ("tab:red", "tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:cyan")
@@ -34,14 +35,14 @@ def choose_slices(
 
 
 class _Drawing:
-    """A case with its slices in front: along the shortest axis, which is across the slices."""
+    """A case as a stack of slices, which lie across its shortest axis; of several channels, the
+    first."""
 
     def __init__(self, record: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
         image, label = record["image"], record["label"]
         self.axis = int(np.argmin(label.shape))
-        image = (
-            image if image.ndim == label.ndim else image[..., 0]
-        )  # the first of several channels
+        if image.ndim > label.ndim:
+            image = image[..., 0]
         self.image = np.moveaxis(image, self.axis, 0)
         self.label = np.moveaxis(label, self.axis, 0)
         self.limits = tuple(np.percentile(self.image, (0.5, 99.5)))
@@ -93,7 +94,7 @@ def save_figure(figure: Figure, path: pathlib.Path) -> None:
 
 
 def draw_overlays(
-    predict_volume: Predict, cases: Sequence[Case], read: Read, folder: pathlib.Path
+    predict: Predict, cases: Sequence[Case], read: Read, folder: pathlib.Path
 ) -> None:
     """Draws `<case>.png` for each case: contours and, beside them, the uncertainty in [0, 1].
 
@@ -103,7 +104,7 @@ def draw_overlays(
     for case in cases:
         record = read(case)
         drawing = _Drawing(record)
-        prediction, uncertainty = drawing.predicted(predict_volume(record["image"]))
+        prediction, uncertainty = drawing.predicted(predict(record["image"]))
         slices = choose_slices(drawing.label, prediction, uncertainty)
         figure, axes = make_grid(len(slices), 2)
         title = f"{case.name}\nsolid: prediction, dotted: label; right: uncertainty"
@@ -117,24 +118,24 @@ def draw_overlays(
 
 
 def draw_comparison(
-    predict_volumes: Mapping[str, Predict], cases: Sequence[Case], read: Read, path: pathlib.Path
+    predicts: Mapping[str, Predict], cases: Sequence[Case], read: Read, path: pathlib.Path
 ) -> None:
     """Draws one row a case: the label, then each method's prediction and its uncertainty.
 
     The slice is the one with the largest labelled foreground.
     """
-    figure, axes = make_grid(len(cases), 1 + 2 * len(predict_volumes))
+    figure, axes = make_grid(len(cases), 1 + 2 * len(predicts))
     axes[0, 0].set_title("label")
     for row, case in zip(axes, cases, strict=True):
         record = read(case)
         drawing = _Drawing(record)
         z = int(np.argmax((drawing.label > 0).sum(axis=(1, 2))))
         drawing.show(row[0], z, {"solid": drawing.label})
-        for i, predict_volume in enumerate(predict_volumes.values()):
-            prediction, uncertainty = drawing.predicted(predict_volume(record["image"]))
+        for i, predict in enumerate(predicts.values()):
+            prediction, uncertainty = drawing.predicted(predict(record["image"]))
             drawing.show(row[1 + 2 * i], z, {"solid": prediction})
             row[2 + 2 * i].imshow(uncertainty[z], cmap="magma", vmin=0, vmax=1)
-    for i, name in enumerate(predict_volumes):
+    for i, name in enumerate(predicts):
         axes[0, 1 + 2 * i].set_title(name)
         axes[0, 2 + 2 * i].set_title("uncertainty")
     save_figure(figure, path)

@@ -10,7 +10,6 @@ from jaxtyping import Shaped
 
 from cifp_jax.evaluation.ranking import Evidence, Place, Preview, rank
 from cifp_jax.files import whole
-from cifp_jax.reports.pictures import make_grid, save_figure, show_slice
 
 _COLUMNS = 4
 
@@ -69,6 +68,9 @@ def draw_page(
       records: file of each scan, see `write_record`.
       most: how many scans are drawn.
     """
+    # Here, so that the records and the table need no plotting library.
+    from cifp_jax.reports.pictures import make_grid, save_figure, show_slice
+
     first = places[:most]
     columns = min(len(first), _COLUMNS)
     figure, axes = make_grid(2 * -(-len(first) // columns), columns)

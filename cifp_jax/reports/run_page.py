@@ -198,7 +198,7 @@ def write_report(
     config: Mapping[str, Any],
     summaries: Mapping[str, Mapping[str, Any]],
     evaluations: Mapping[str, Evaluation],
-    pictures: pathlib.Path,
+    overlays: pathlib.Path,
 ) -> None:
     """Writes `workdir/report.html`, which needs no other file.
 
@@ -207,9 +207,9 @@ def write_report(
     Args:
       workdir: of the run; its `metrics.jsonl`, where there is one, gives the curves.
       config: the settings, as in `config.json`.
-      summaries: by `<checkpoint>/<list>`, see `report.summarise`; {} where nothing was evaluated.
+      summaries: by `<checkpoint>/<list>`, see `summaries.summarize`; {} where there were no cases.
       evaluations: what they summarise, by the same keys.
-      pictures: folder with the overlays, `<key>/<case>.png`.
+      overlays: folder of the pictures, `<key>/<case>.png`.
     """
     reported = {key: s for key, s in summaries.items() if s["facts"]["reported"]}
     sections: list[str] = []
@@ -221,7 +221,7 @@ def write_report(
         facts = summary["facts"]
         subtitle = f"Reported: the {facts['checkpoint']} checkpoint, step {facts['step']}, "
         subtitle += f"{facts['weights']} weights, seed {facts['seed']}."
-        sections += _list_section(summary, evaluations[key], pictures / key)
+        sections += _list_section(summary, evaluations[key], overlays / key)
     if summaries:
         sections += [html.heading(2, "All checkpoints and lists"), _checkpoints(summaries)]
     metrics = workdir / "metrics.jsonl"

@@ -23,7 +23,7 @@ def _spread(values: Float[np.ndarray, " n"]) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std())}
 
 
-def summarise(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Means and standard deviations (of the population of cases), with what they depend on.
 
     Returns:
@@ -68,7 +68,7 @@ def write_evaluation(
       facts: what the figures depend on, for the summary: list, checkpoint rule, step, weights, ...
 
     Returns:
-      The summary, see `summarise`.
+      The summary, see `summarize`.
     """
     for overlay in folder.glob("*.png"):
         overlay.unlink()
@@ -79,7 +79,7 @@ def write_evaluation(
             figures = [f"{getattr(row.score, name):.6f}" for name in FIGURES]
             missed, seconds = int(row.score.missed), f"{row.seconds:.3f}"
             writer.writerow([row.case, row.score.class_id, *figures, missed, seconds])
-    summary = summarise(evaluation, facts)
+    summary = summarize(evaluation, facts)
     write_json(folder / "summary.json", summary)
     return summary
 

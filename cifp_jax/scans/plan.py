@@ -219,7 +219,6 @@ def settings(
         "model.name": "vnet" if plan.rank == 3 else "unet",
         "model.classes": plan.classes,
         "model.filters": plan.filters,
-        "method.ramp_steps": plan.steps // 3,
         "training.steps": plan.steps,
         "training.evaluate_every": max(plan.steps // 15, 1) if validation else 0,
         "evaluation.stride": stride,
@@ -240,6 +239,7 @@ def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
     )
     reasons = "\n".join(map(wrap, plan.reasons))
     lines = [f"    config.{name} = {pprint.pformat(value)}" for name, value in values.items()]
+    lines.append(f"    set_where_present(config.methods, ramp_steps={plan.steps // 3})")
     body = "\n".join(line.replace("\n", "\n    ") for line in lines)
     return f'''"""Planned from the data beside this file; see fingerprint.json.
 
@@ -248,7 +248,7 @@ def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
 
 import pathlib
 
-from cifp_jax.config import Config, default_config
+from cifp_jax.config import Config, default_config, set_where_present
 
 {reasons}
 

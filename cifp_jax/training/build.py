@@ -10,18 +10,19 @@ import numpy as np
 import optax
 
 from cifp_jax import parallel
-from cifp_jax.config import Config, method_defaults
+from cifp_jax.config import Config
 from cifp_jax.data import phantom, pipeline, sources, splits
 from cifp_jax.data.layouts import LAYOUTS, find_layout
 from cifp_jax.evaluation import metrics
-from cifp_jax.methods import Method
+from cifp_jax.methods import METHODS, Method
+from cifp_jax.methods.settings import from_mapping
 from cifp_jax.models import NETWORKS, make_network
 from cifp_jax.models.network import PRECISIONS
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training import device_scans
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import TrainState, create_train_state
-from cifp_jax.training.train_step import find_method, make_train_step, method_settings
+from cifp_jax.training.train_step import find_method, make_train_step
 
 WEIGHTS = ("ema", "student")
 REPORTS = ("last", "best")
@@ -32,21 +33,27 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
 
 
-def method_config(config: Config, name: str = "") -> dict[str, Any]:
-    """The given settings of the chosen method, or of that of another `name`; no defaults."""
+def method_settings(config: Config, name: str = "") -> Any:
+    """The settings of the chosen method, or of that of another `name`: `config.methods.<name>`.
+
+    Raises:
+      ValueError: there is no such method, or one of its settings cannot be.
+    """
     name = name or config.method.name
-    method = find_method(name)
-    preset = method_settings(method, config.presets[name].to_dict())
-    return preset | method_settings(method, config.method.to_dict())
+    settings = find_method(name).settings
+    return from_mapping(settings, config.methods[name].to_dict(), f"config.methods.{name}")
+
+
+def trained_methods(config: Config) -> tuple[str, ...]:
+    """Names of the methods that a configuration trains."""
+    return tuple(config.compare) or (config.method.name,)
 
 
 def describe(config: Config) -> str:
     """The configuration as JSON, with every setting of its method, and of no other one."""
     full = config.copy_and_resolve_references()
     with full.unlocked():
-        name = full.method.name
-        full.method = {"name": name, **method_defaults(name), **method_config(config)}
-        del full.presets
+        full.methods = {name: full.methods[name] for name in (full.method.name,)}
     return full.to_json_best_effort(indent=2) + "\n"
 
 
@@ -57,11 +64,10 @@ def batch_sizes(config: Config) -> dict[str, int]:
 
 def batch_unit(config: Config) -> int:
     """What a device's share of each stream is a multiple of: parts, and pairs where images mix."""
-    pairs = [
-        find_method(name).pairs(**(method_defaults(name) | method_config(config, name)))
-        for name in config.compare or (config.method.name,)
-    ]
-    return config.training.accumulate * (2 if any(pairs) else 1)
+    pairs = any(
+        find_method(name).pairs(method_settings(config, name)) for name in trained_methods(config)
+    )
+    return config.training.accumulate * (2 if pairs else 1)
 
 
 def check_config(config: Config, *, trains: bool = True) -> None:
@@ -75,11 +81,10 @@ def check_config(config: Config, *, trains: bool = True) -> None:
     _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
     _one_of("evaluation.report", config.evaluation.report, REPORTS)
     _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
-    for name in config.compare or (config.method.name,):
+    for name in trained_methods(config):
         find_method(name)
-    for name, preset in config.presets.items():
-        for key in preset:
-            _one_of(f"presets.{name}", key, tuple(method_defaults(name)))
+    for name in METHODS:
+        method_settings(config, name)
     if len(config.model.filters) != 5 or min(config.model.filters) < 1:
         raise ValueError("config.model.filters must be 5 positive numbers, one a level.")
     rank = layout.rank
@@ -217,7 +222,7 @@ def make_state(config: Config) -> TrainState:
         optimizer,
         seed=config.seed,
         input_shape=(1, *config.data.patch_size, config.data.channels),
-        settings=method_config(config),
+        settings=method_settings(config),
     )
 
 
@@ -232,7 +237,7 @@ def make_step(config: Config) -> Callable[..., Any]:
         method,
         optimizer,
         ema_decay=config.ema.decay,
-        settings=method_config(config),
+        settings=method_settings(config),
         precision=config.precision,
         remat=config.training.remat,
         accumulate=config.training.accumulate,

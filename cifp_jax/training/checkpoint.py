@@ -37,6 +37,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
+                create=False,  # by the first save, so that to look for one leaves no folder behind
                 best_fn=_score,
                 best_mode="max",
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
@@ -84,14 +85,21 @@ class Checkpoints:
         validated = [s for s in self._manager.all_steps() if self._manager.metrics(s)]
         return self._manager.best_step() if validated else None
 
-    def reported(self, rule: str) -> int | None:
+    def reported(self, rule: str) -> int:
         """Step of the checkpoint that a run is known by: the best, or the last where none is.
 
         Args:
           rule: best or last.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
         """
-        best = self.best() if rule == "best" else None
-        return self.last() if best is None else best
+        last, best = self.last(), self.best() if rule == "best" else None
+        if last is None:
+            raise FileNotFoundError(
+                f"{self.folder.parent} holds no checkpoint: train it first (--mode=train)."
+            )
+        return last if best is None else best
 
     def restore(self, like: TrainState, step: int, iterator: Any = None) -> TrainState:
         """The state of a checkpoint, placed as `like`; `iterator`, where given, is set to it too.

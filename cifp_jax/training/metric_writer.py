@@ -6,6 +6,8 @@ from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
+from cifp_jax.files import write_text
+
 
 class MetricWriter:
     """Appends to `metrics.jsonl` and to TensorBoard event files in `workdir`.
@@ -18,9 +20,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(f"{line}\n" for line in kept))
-            partial.replace(path)
+            write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 

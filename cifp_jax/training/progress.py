@@ -4,37 +4,53 @@ import time
 
 from rich.console import Console
 
+CONSOLE = Console(highlight=False)
+
 
 class Progress:
     """One line per log point: step, loss, images per second, time left.
 
-    Speed leaves out the time spent in validation; the first line holds the compilation.
+    Speed is that of the steps since the line before, or since a validation where one came between:
+    it leaves out the time of validations, and so does the time left. The first line holds the
+    compilation.
     """
 
     def __init__(self, console: Console, first: int, steps: int, images: int) -> None:
+        """Starts the clock.
+
+        Args:
+          console: where the lines go.
+          first: steps that were done before, by the run that goes on.
+          steps: at the end of the run.
+          images: of a step.
+        """
         self._console, self._steps, self._images = console, steps, images
-        self._step, self._clock = first, time.monotonic()
+        self._start(first)
+
+    def _start(self, step: int) -> None:
+        self._step, self._clock = step, time.monotonic()
+
+    def _print(self, step: int, text: str) -> None:
+        self._console.print(f"step {step:>{len(str(self._steps))}}/{self._steps}  {text}")
 
     def logged(self, step: int, loss: float) -> dict[str, float]:
-        """Prints the line of a log point; returns its speed for the metrics file."""
-        now = time.monotonic()
-        seconds = max(now - self._clock, 1e-9)
-        left = seconds / max(step - self._step, 1) * (self._steps - step)
-        speed = self._images / seconds
-        self._step, self._clock = step, now
-        self._console.print(
-            f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {loss:.4f}  "
-            f"{speed:.1f} images/s  {_duration(left)} left"
-        )
+        """Prints the line of a log point; returns its speed for the metrics file.
+
+        Args:
+          step: steps done so far, at least one more than at the line or validation before.
+          loss: the mean over the steps since the line before.
+        """
+        seconds = max(time.monotonic() - self._clock, 1e-9) / (step - self._step)
+        self._start(step)
+        speed, left = self._images / seconds, seconds * (self._steps - step)
+        self._print(step, f"loss {loss:.4f}  {speed:.1f} images/s  {_duration(left)} left")
         return {"images_per_second": speed}
 
     def validated(self, step: int, figures: dict[str, float]) -> None:
-        """Prints the figures of a validation and takes its time out of the speed."""
+        """Prints the figures of a validation that has just ended, and starts the clock again."""
         text = "  ".join(f"{name} {value:.2f}" for name, value in figures.items())
-        self._console.print(
-            f"step {step:>{len(str(self._steps))}}/{self._steps}  validation  {text}"
-        )
-        self._clock = time.monotonic()
+        self._print(step, f"validation  {text}")
+        self._start(step)
 
 
 def _duration(seconds: float) -> str:

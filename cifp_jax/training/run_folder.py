@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from cifp_jax.config import Config, default_config
 from cifp_jax.inference.prediction import preparation
 from cifp_jax.inference.weights import load_weights
@@ -28,7 +26,7 @@ def load_config(workdir: pathlib.Path) -> Config:
 
     Raises:
       FileNotFoundError: the folder is no run.
-      ValueError: its `config.json` is damaged, or no configuration.
+      ValueError: its `config.json` is damaged, no configuration, or of an older form.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -42,11 +40,16 @@ def load_config(workdir: pathlib.Path) -> Config:
         raise ValueError(f"{path}: this is no valid JSON ({error}). Train again.") from error
     config = default_config()
     try:
+        if flat := ", ".join(sorted(stored["method"].keys() - {"name"})):
+            raise ValueError(
+                f"{path} is of an older version, which kept the settings of the method ({flat}) in "
+                f"config.method. Train again."
+            )
         for name, value in stored.items():
-            if name == "method" or not isinstance(value, dict):
-                config[name] = ConfigDict(value) if isinstance(value, dict) else value
-            else:
+            if isinstance(value, dict):
                 config[name].update(value)
+            else:
+                config[name] = value
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a run's configuration: {error}") from error
     return config
@@ -109,7 +112,5 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     config = load_config(path)
     with Checkpoints(path / "checkpoints") as checkpoints:
         step = checkpoints.reported(config.evaluation.report)
-        if step is None:
-            raise FileNotFoundError(f"{path} holds no checkpoint: train it first.")
         state = checkpoints.restore(build.make_state(config), step)
     return config, network_variables(state, config.evaluation.weights)

@@ -10,6 +10,7 @@ import optax
 
 from cifp_jax import parallel
 from cifp_jax.methods import Method
+from cifp_jax.methods.settings import default_or_given
 
 
 @flax.struct.dataclass
@@ -52,7 +53,7 @@ def create_train_state(
     *,
     seed: int,
     input_shape: tuple[int, ...],
-    settings: dict[str, Any],
+    settings: Any = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -62,8 +63,12 @@ def create_train_state(
       optimizer: the Optax transformation that the step will use.
       seed: everything random in the device's part of the run follows from it.
       input_shape: shape of one batch, `(b, *spatial, channels)`; the batch size does not matter.
-      settings: the method's settings, as for its loss.
+      settings: an instance of `method.settings`; None for its defaults.
+
+    Raises:
+      TypeError: `settings` are those of another method.
     """
+    settings = default_or_given(method.settings, settings)
     init_rng, method_rng, rng = jax.random.split(jax.random.key(seed), 3)
     example = jax.ShapeDtypeStruct((1, *input_shape[1:]), jnp.float32)
 
@@ -75,7 +80,7 @@ def create_train_state(
     features = jax.eval_shape(
         lambda v, x: model.apply(v, x, train=False, method="encode"), variables, example
     )
-    own = method.init(method_rng, tuple(f.shape[-1] for f in features), **settings)
+    own = method.init(method_rng, tuple(f.shape[-1] for f in features), settings)
     params = {"network": entry(tuple(s["params"] for s in students)), "method": own}
     # A teacher starts as a copy: the step donates its state, and donated buffers must not alias.
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731

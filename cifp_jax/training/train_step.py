@@ -1,8 +1,7 @@
 """One pure training step, the same for every method, network, and way of running it."""
 
 import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +11,10 @@ import optax
 
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS, Method
+from cifp_jax.methods.context import Context, Metrics
+from cifp_jax.methods.settings import default_or_given
 from cifp_jax.models.network import bind
 from cifp_jax.training.state import TrainState, entry, several
-
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 def find_method(name: str) -> Method:
@@ -25,22 +24,13 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def method_settings(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `settings` that are given (not None) and that the method's loss has.
-
-    The rest belongs to other methods, or stays at the loss's own default.
-    """
-    known = inspect.signature(method.loss).parameters
-    return {k: v for k, v in settings.items() if k in known and v is not None}
-
-
 def make_train_step(
     model: nn.Module,
     method: Method,
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: float,
-    settings: Mapping[str, Any],
+    settings: Any = None,
     precision: str = "float32",
     remat: bool = False,
     accumulate: int = 1,
@@ -56,19 +46,24 @@ def make_train_step(
       optimizer: an Optax transformation over `state.params`.
       ema_decay: of the teacher, reached as `min(1 - 1 / (step + 1), ema_decay)` where the method
         has no rule of its own; 0 makes the teacher the student itself (teacher off).
-      settings: keyword arguments of the method's loss.
+      settings: an instance of `method.settings`; None for its defaults.
       precision: of images and features, as `models.network.bind` has it.
       remat: whether the students' activations are computed again in the backward pass.
       accumulate: parts that the batch is cut into, one after the other; the gradient is the mean of
         theirs. Each part has losses and batch statistics of its own, as a smaller batch would.
+
+    Raises:
+      TypeError: `settings` are those of another method.
     """
+    settings = default_or_given(method.settings, settings)
 
     @parallel.random_numbers()
     def train_step(
         state: TrainState, batch: dict[str, Any], *, axis_name: str | None = None, shards: int = 1
     ) -> tuple[TrainState, Metrics]:
         network = model.clone(axis_name=axis_name)
-        rng = jax.random.fold_in(state.rng, state.step)
+        key = jax.random.fold_in(state.rng, state.step)
+        context = Context(key, state.step, axis_name, shards)
 
         def networks(params: dict[str, Any], batch_stats: Any, train: bool) -> Any:
             pairs = zip(several(params["network"]), several(batch_stats), strict=True)
@@ -86,16 +81,8 @@ def make_train_step(
 
         def gradient(part: dict[str, Any], batch_stats: Any) -> tuple[Any, tuple[Any, Metrics]]:
             def objective(params: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Metrics]]:
-                return method.loss(
-                    networks(params, batch_stats, train=True),
-                    teacher,
-                    part,
-                    rng=rng,
-                    step=state.step,
-                    axis_name=axis_name,
-                    shards=shards,
-                    **settings,
-                )
+                student = networks(params, batch_stats, train=True)
+                return method.loss(student, teacher, part, context, settings)
 
             return jax.grad(objective, has_aux=True)(state.params)
 
@@ -113,7 +100,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
 
-        decays = method.decays(state.step, ema_decay, **settings)
+        decays = method.decays(state.step, ema_decay, settings)
 
         def average(new: Any, old: Any) -> Any:
             pairs = zip(several(old), decays, strict=True)

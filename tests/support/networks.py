@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifp_jax.models import layers
+from cifp_jax.models.network import Network
 
 
 class TwoStages(nn.Module):
@@ -31,6 +32,44 @@ class TwoStages(nn.Module):
 
     def __call__(self, x, *, train, keys=None):
         return self.decode(self.encode(x, train=train, keys=keys), train=train, keys=keys)
+
+
+# Of `make_network`.
+THREE_CLASSES, THREE_SIZE = 3, 16
+
+
+def make_params(seed: int = 0) -> dict[str, jax.Array]:
+    """Parameters of `make_network`."""
+    rng = np.random.default_rng(seed)
+    shapes = {"in": (3, 1, 4), "shift": (3, 4), "out": (3, 4, THREE_CLASSES)}
+    drawn = {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    return drawn | {"bias": jnp.zeros(THREE_CLASSES)}
+
+
+def make_network(params: dict[str, jax.Array], extra: dict | None = None) -> Network:
+    """Three stages without normalisation: pooled images through a pointwise layer, and back.
+
+    Its "statistics" count the passes that moved them: 1 an encoding, 100 a decoding.
+    """
+
+    def encode(x, keys, stats):
+        features = []
+        for i in range(3):
+            x = x if i == 0 else x.reshape(len(x), x.shape[1] // 2, 2, -1, 2, 1).mean((2, 4))
+            features.append(jnp.tanh(x @ params["in"][i] + params["shift"][i]))
+        return tuple(features), {"passes": stats["passes"] + 1}
+
+    def decode(features, keys, stats):
+        logits = jnp.zeros((1, THREE_SIZE, THREE_SIZE, THREE_CLASSES)) + params["bias"]
+        for i, z in enumerate(features):
+            wide = jnp.repeat(jnp.repeat(z, 2**i, axis=1), 2**i, axis=2)
+            logits = logits + wide @ params["out"][i]
+        return logits, {"passes": stats["passes"] + 100}
+
+    def forward(x, keys, stats):
+        return decode(*(lambda f, s: (f, keys, s))(*encode(x, keys, stats)))
+
+    return Network(encode, decode, forward, {"passes": jnp.zeros(())}, extra or {})
 
 
 # Of `by_place`.

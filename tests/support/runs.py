@@ -6,9 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from cifp_jax.config import default_config
+from cifp_jax.config import Config, default_config
 from cifp_jax.reports.summaries import PROTOCOL
 from experiments.planned_runs import Cell
 
@@ -52,7 +50,7 @@ def write_run(folder: pathlib.Path, facts: dict | None = None) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def small(root: pathlib.Path, **data: Any) -> ConfigDict:
+def small(root: pathlib.Path, **data: Any) -> Config:
     """Slices in the layout of ACDC, by a U-Net that is quick to compile."""
     config = default_config()
     config.parallel = "none"

@@ -1,12 +1,21 @@
 """What steps of training are tested with."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from cifp_jax.methods.settings import from_mapping
 
 # Compiling is most of the time of many tests.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def settings_with(kind: Any, values: dict[str, Any]) -> Any:
+    """Settings of a method with these values, by dotted names."""
+    return from_mapping(kind, unflatten_dict(values, sep="."), "settings")
 
 
 def make_batch(step: int, shape: tuple[int, ...], classes: int, size: int = 8) -> dict:

@@ -1,0 +1,1 @@
+"""Parameters and scans to probabilities, masks and vectors."""

@@ -1,0 +1,69 @@
+"""Class probabilities of a whole volume, slice by slice."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from cifp_jax import parallel
+from cifp_jax.data.transforms import zoom_nearest
+from cifp_jax.inference.sliding_window import Apply, PredictVolume, check_sizes
+
+
+def make_slicewise(
+    apply: Apply, patch_size: Sequence[int], batch: int, classes: int, *, mode: str = "jit"
+) -> PredictVolume:
+    """Builds `predict_volume(variables, volume) -> probabilities` of a 2D network.
+
+    Each slice is resized to `patch_size`, and its probabilities back, by nearest neighbour (the
+    field's rule). That resizing only picks pixels, so the argmax of the result is the label map
+    that the field gets by resizing the argmax. One compilation serves all volumes.
+
+    Args:
+      apply: `(variables, slices (n, h, w, 1)) -> logits (n, h, w, classes)`.
+      patch_size: (h, w), pixels.
+      batch: slices in one forward pass; the last batch is filled up with zeros.
+      classes: number of classes, background included.
+      mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
+
+    Returns:
+      `predict_volume(variables, volume (Z, H, W)) -> (Z, H, W, classes)`, float32, NumPy.
+
+    Raises:
+      ValueError: sizes that cannot work; from `predict_volume`, a volume that has not three axes.
+    """
+    check_sizes(patch_size, batch, classes)
+    patch = tuple(patch_size)
+
+    def forward(variables: Any, slices: Float[Array, "n h w 1"]) -> Float[Array, "n h w k"]:
+        return jax.nn.softmax(apply(variables, slices).astype(jnp.float32))
+
+    mesh = parallel.local_mesh(batch, mode)
+    forward_all = parallel.map_batch(forward, mesh)
+
+    def predict_volume(
+        variables: Any, volume: Float[np.ndarray, "*s"]
+    ) -> Float[np.ndarray, "*s k"]:
+        if volume.ndim != 3:
+            raise ValueError(
+                f"A volume of slices has the axes (Z, H, W), not shape {volume.shape}."
+            )
+        variables = parallel.replicate(variables, "jit", mesh)
+        result = np.empty((*volume.shape, classes), np.float32)
+        for first in range(0, len(volume), batch):
+            slices = zoom_nearest(volume[first : first + batch], patch).astype(np.float32)
+            filled = np.pad(slices, ((0, batch - len(slices)), (0, 0), (0, 0)))
+            probabilities = np.asarray(forward_all(variables, filled[..., None]))[: len(slices)]
+            result[first : first + batch] = _zoom_back(probabilities, volume.shape[1:])
+        return result
+
+    return predict_volume
+
+
+def _zoom_back(
+    probabilities: Shaped[np.ndarray, "n h w k"], shape: Sequence[int]
+) -> Shaped[np.ndarray, "n h2 w2 k"]:
+    return np.moveaxis(zoom_nearest(np.moveaxis(probabilities, -1, 1), shape), 1, -1)

@@ -1,0 +1,1 @@
+"""Figures to tables, pages and pictures; the only room that imports a plotting library."""

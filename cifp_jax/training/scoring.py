@@ -1,0 +1,206 @@
+"""Trained networks to figures: tables, pictures and the page of a run or of a file of weights."""
+
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cifp_jax import parallel
+from cifp_jax.config import Config
+from cifp_jax.data import sources, splits
+from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
+from cifp_jax.inference import prediction
+from cifp_jax.inference.prediction import Predict
+from cifp_jax.inference.weights import load_weights
+from cifp_jax.reports.pictures import draw_overlays
+from cifp_jax.reports.run_page import write_report
+from cifp_jax.reports.summaries import print_table, write_evaluation
+from cifp_jax.training import build, run_folder
+from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.progress import CONSOLE
+from cifp_jax.training.state import network_variables
+
+
+class _Network(NamedTuple):
+    """A trained network and what its figures are filed under."""
+
+    name: str  # of its folder in `evaluation/`: last, best or weights
+    predict: Predict
+    facts: dict[str, Any]  # for its summaries, see `summaries.summarize`
+
+
+def score_cases(config: Config, predict: Predict, cases: Sequence[sources.Case]) -> Evaluation:
+    """Figures of a network on one list, by the rules of `config.evaluation`.
+
+    Raises:
+      CaseError: a case could not be predicted or scored.
+    """
+    return evaluate_cases(
+        predict,
+        cases,
+        read=prediction.read_volume(config),
+        classes=config.model.classes,
+        empty=config.evaluation.empty,
+        largest_component=config.evaluation.largest_component,
+    )
+
+
+def score_run(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[str, Any]:
+    """Scores the last and the best checkpoint of a run on the validation and test lists.
+
+    Writes `evaluation/<last|best>/<list>/` (per-case CSV, summary JSON, overlays) and
+    `report.html`, prints the table, and returns the summaries. The reported checkpoint is
+    `config.evaluation.report`; where there is no validation list there is no best one, and the last
+    is reported. Where there is no list at all, the report alone is written.
+
+    Raises:
+      FileNotFoundError: the run holds no checkpoint.
+      ValueError: the run is of another configuration.
+      CaseError: a case could not be predicted or scored.
+    """
+    run_folder.check_same(config, workdir)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.reported("last")  # raises where there is none
+        return _score(
+            config,
+            _checkpoint_networks(config, checkpoints),
+            split,
+            workdir / "evaluation",
+            page=workdir,
+            title=config.method.name,
+            settings=json.loads(build.describe(config)),
+        )
+
+
+def score_weights(
+    config: Config, split: splits.Split, file: pathlib.Path, workdir: pathlib.Path
+) -> dict[str, Any]:
+    """Scores a file of weights as `score_run` does a run, into `evaluation/weights/`.
+
+    Network, patch size and resolution are those of the file; lists and rules those of `config`.
+
+    Raises:
+      FileNotFoundError, ValueError: the file cannot be read, belongs to other data, or was trained
+        on a case that it would be scored on.
+      CaseError: a case could not be predicted or scored.
+    """
+    weights = load_weights(file)
+    facts = weights.facts
+    run_folder.check_same_data(config, file, facts)
+    seen = {name for part in facts["training_list"].values() for name in part}
+    for case in split.validation + split.test:
+        if splits.patient(case.name) in seen:
+            raise ValueError(
+                f"{file} was trained on {case.name!r}, so its figures would be too good: "
+                f"take the case off the list."
+            )
+    config = config.copy_and_resolve_references()
+    config.model.update(facts["network"])
+    config.data.update({key: facts["data"][key] for key in ("patch_size", "downsample")})
+    kept = {key: facts.get(key) for key in ("step", "weights", "method", "seed")}
+    network = _Network(
+        "weights",
+        prediction.make_predictor(config)(weights.variables),
+        {"checkpoint": file.name, "reported": True, **kept},
+    )
+    return _score(
+        config,
+        [network],
+        split,
+        workdir / "evaluation",
+        page=workdir / "evaluation" / "weights",
+        title=file.name,
+        # The file does not tell how its method was set.
+        settings=json.loads(build.describe(config))
+        | {"method": {"name": facts["method"]}, "methods": {}},
+    )
+
+
+def _checkpoint_networks(config: Config, checkpoints: Checkpoints) -> Iterator[_Network]:
+    """The last and the best network of a run that holds a checkpoint, one at a time."""
+    steps = {"last": checkpoints.last(), "best": checkpoints.best()}
+    chosen = config.evaluation.report if steps["best"] is not None else "last"
+    like = build.make_state(config)
+    predictor = prediction.make_predictor(config)
+    for rule, step in steps.items():
+        if step is not None:
+            state = checkpoints.restore(like, step)
+            facts = {
+                "checkpoint": rule,
+                "reported": rule == chosen,
+                "step": step,
+                "weights": config.evaluation.weights,
+                "method": config.method.name,
+                "seed": config.seed,
+                "hardware": parallel.hardware(),
+            }
+            variables = network_variables(state, config.evaluation.weights)
+            yield _Network(rule, predictor(variables), facts)
+
+
+def _score(
+    config: Config,
+    networks: Iterable[_Network],
+    split: splits.Split,
+    folder: pathlib.Path,
+    *,
+    page: pathlib.Path,
+    title: str,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Scores each network on each list, and writes and prints all there is to see of it.
+
+    Args:
+      config: rules, patch size and network.
+      networks: at least one.
+      split: its validation and test lists, of which either may be empty.
+      folder: of the figures, `<network>/<list>/`.
+      page: folder of `report.html`.
+      title: of the printed table.
+      settings: for the page.
+
+    Returns:
+      The summaries, by `<network>/<list>`.
+    """
+    lists = {"validation": split.validation, "test": split.test}
+    lists = {name: cases for name, cases in lists.items() if cases}
+    if not lists:
+        CONSOLE.print("nothing to evaluate: no validation cases, and config.data.test_list is ''")
+        networks = ()
+    summaries: dict[str, Any] = {}
+    evaluations: dict[str, Evaluation] = {}
+    done: dict[tuple[Any, str], Evaluation] = {}  # the best checkpoint may be the last
+    for network in networks:
+        for name, cases in lists.items():
+            again = (network.facts["step"], name)
+            if again not in done:
+                done[again] = score_cases(config, network.predict, cases)
+            key, evaluation = f"{network.name}/{name}", done[again]
+            evaluations[key] = evaluation
+            summaries[key] = write_evaluation(
+                evaluation, folder / key, facts={"list": name, **network.facts}
+            )
+            if network.facts["reported"]:
+                worst = evaluation.worst_first()[: config.evaluation.overlays]
+                drawn = [cases[i] for i in worst]
+                draw_overlays(network.predict, drawn, prediction.read_volume(config), folder / key)
+    if summaries:
+        print_table(CONSOLE, summaries, f"{title}, {config.data.name}")
+    write_report(
+        page, config=settings, summaries=summaries, evaluations=evaluations, overlays=folder
+    )
+    CONSOLE.print(f"report: {page / 'report.html'}")
+    return summaries
+
+
+def load_predict(config: Config, workdir: pathlib.Path, step: int) -> Predict:
+    """`predict(image) -> probabilities` of a checkpoint of a run."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        state = checkpoints.restore(build.make_state(config), step)
+    return prediction.make_predictor(config)(network_variables(state, config.evaluation.weights))
+
+
+def reported(summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary that a run is known by: of its test list where it has one, else validation."""
+    chosen = [s for s in summaries.values() if s["facts"]["reported"]]
+    return next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])

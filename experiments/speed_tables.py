@@ -1,0 +1,114 @@
+"""Tables of the documents that are made of `benchmarks/results/`."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from experiments.report import markdown
+from experiments.result_tables import load, paragraph, recorded
+
+SPEED = pathlib.Path("benchmarks/results")
+
+
+def _measured() -> dict[str, dict[str, Any]]:
+    """Every kept row of the benchmarks, by its work."""
+    names = ("step_quick", "step", "inference", "distances")
+    return {row["work"]: row for name in names for row in load(SPEED / f"{name}.json")["rows"]}
+
+
+def ratios() -> dict[str, tuple[float, float]]:
+    """Least and most of what each work was measured at, on both kinds of CPU."""
+    tables = load(SPEED / "recorded.json")["tables"]
+    found = {work: [row["ratio"]] for work, row in _measured().items()}
+    for work, *values in tables["step_ratios"]["rows"]:
+        found[work] += values[:2]
+    for work, value in tables["second_cpu"]["rows"]:
+        found[work].append(value)
+    return {work: (min(values), max(values)) for work, values in found.items()}
+
+
+def between(low: float, high: float) -> str:
+    same = f"{low:.2f}" == f"{high:.2f}"
+    return f"{low:.2f}" if same else f"{low:.2f} to {high:.2f}"
+
+
+def speed() -> str:
+    """One sentence on times beside PyTorch's."""
+    found = ratios()
+
+    def said(start: str) -> str:
+        values = [value for work, pair in found.items() if work.startswith(start) for value in pair]
+        return between(min(values), max(values))
+
+    return paragraph(
+        f"On two cores of a CPU a supervised step takes {said('V-Net supervised')} (V-Net) and "
+        f"{said('U-Net supervised')} (U-Net) of the time that PyTorch takes, and a step of CIFP "
+        f"{said('V-Net CIFP')} and {said('U-Net CIFP')}, over all runs on two kinds of CPU. To "
+        f"predict a scan takes {said('V-Net, 200')} and {said('U-Net, 10')} of its time."
+    )
+
+
+def step() -> str:
+    """Training steps beside PyTorch's, with the range of the ratio."""
+    kept, tables = _measured(), load(SPEED / "recorded.json")["tables"]
+    second = dict(tables["second_cpu"]["rows"])
+    rows = []
+    for work, low, high, runs in tables["step_ratios"]["rows"]:
+        ours, other = kept[work]["cifp_jax"], kept[work]["pytorch"]
+        rows.append(
+            [
+                work,
+                f"{ours['median_s']:.2f}",
+                f"{other['median_s']:.2f}",
+                f"{between(low, high)} ({runs})",
+                f"{second[work]:.2f}",
+                f"{kept[work]['flops_share']:.2f}",
+                f"{ours['peak_memory'] / 1e9:.1f} ({other['peak_memory'] / 1e9:.1f})",
+            ]
+        )
+    head = ["work", "this package, s", "PyTorch, s", "ratio (runs)", "ratio, second CPU"]
+    head += ["operations, of a matrix product's rate", "memory, GB (PyTorch's)"]
+    return markdown(head, rows)
+
+
+def timed(name: str, other: str) -> str:
+    """Medians and their ratio, of one benchmark."""
+    rows = [
+        [
+            row["work"],
+            f"{row['cifp_jax']['median_s']:.3g}",
+            f"{row[other]['median_s']:.3g}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in load(SPEED / f"{name}.json")["rows"]
+    ]
+    title = {"pytorch": "PyTorch"}.get(other, other)
+    return markdown(["work", "this package, s", f"{title}, s", "ratio"], rows)
+
+
+def loader() -> str:
+    """The loader beside PyTorch's, with the least and the most of its turns."""
+    rows = []
+    for row in load(SPEED / "loader.json")["rows"]:
+        sides = [row[name] for name in ("cifp_jax", "pytorch")]
+        cells = [
+            f"{side['median_s']:.1f} ({min(side['seconds']):.1f} to {max(side['seconds']):.1f})"
+            for side in sides
+        ]
+        rows.append([row["work"], *cells, f"{row['ratio']:.2f}"])
+    return markdown(["work", "this package, s (turns)", "PyTorch, s (turns)", "ratio"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "speed": speed,
+    "step": step,
+    "inference": lambda: timed("inference", "pytorch"),
+    "distances": lambda: timed("distances", "medpy"),
+    "loader": loader,
+    "waiting": lambda: recorded(SPEED, "waiting"),
+    "kept_memory": lambda: recorded(SPEED, "kept_memory"),
+    "one_device_a_core": lambda: recorded(SPEED, "one_device_a_core"),
+    "unet_parts": lambda: recorded(SPEED, "unet_parts"),
+    "parts": lambda: recorded(SPEED, "parts"),
+    "helped": lambda: recorded(SPEED, "helped"),
+}

@@ -1,0 +1,94 @@
+"""Tables of the documents are those of the committed figures."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from experiments import figures, report, result_tables, speed_tables
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return figures.pages()
+
+
+@pytest.mark.parametrize("name", figures.PAGES)
+def test_the_tables_of_a_page_are_up_to_date(pages, name):
+    page = pathlib.Path(name)
+    assert page.read_text(encoding="utf-8") == pages[page], (
+        f"{name} differs from the committed figures: run `python -m experiments.figures`."
+    )
+
+
+def test_every_marked_page_is_kept_up_to_date_and_every_table_stands_somewhere():
+    marked: dict[str, set[str]] = {}
+    for page in pathlib.Path().rglob("*.md"):
+        if page.parts[0] not in (".venv", "runs", "data"):
+            names = re.findall(r"^<!-- table: (\S+) -->$", page.read_text("utf-8"), re.MULTILINE)
+            if names:
+                marked[page.as_posix()] = set(names)
+    assert set(marked) == set(figures.PAGES)
+    assert set().union(*marked.values()) == set(figures.TABLES)
+
+
+def test_a_digit_changed_by_hand_is_put_right():
+    page = pathlib.Path("README.md").read_text(encoding="utf-8")
+    assert page.count("| 79.77 |") == 1
+    edited = page.replace("| 79.77 |", "| 89.77 |")
+    assert figures.fill(edited) == page != edited
+    # What stands outside of the markers is left as it is.
+    assert figures.fill("79.77\n<!-- end -->") == "79.77\n<!-- end -->"
+    with pytest.raises(ValueError, match="no table 'acdcc'; known: acdc, la, "):
+        figures.fill("<!-- table: acdcc -->\n<!-- end -->")
+
+
+def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
+    """Every figure of a row comes from the file of its run."""
+    overall = {
+        "dice": {"mean": 80.004},
+        "jaccard": {"mean": 70.0},
+        "hd95": {"mean": 3.5},
+        "asd": {"mean": 1.25},
+        "missed": 2,
+    }
+    one = {"reported": {"overall": overall}, "config": {"training": {"steps": 12_000}}}
+    (tmp_path / "runs").mkdir()
+    for method in ("supervised", "cifp"):
+        (tmp_path / f"runs/la_8_{method}_0.json").write_text(json.dumps(one))
+    minutes = {"runs": {"la_8_supervised_0": "5 min", "la_8_cifp_0": "6 min"}}
+    (tmp_path / "recorded.json").write_text(json.dumps({"minutes": minutes}))
+    monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
+    assert result_tables.main_table("runs", "la_8").splitlines() == [
+        "| | Dice % | Jaccard % | 95HD | ASD | missed | steps | time |",
+        "|---|---|---|---|---|---|---|---|",
+        "| supervised only | 80.00 | 70.00 | 3.50 | 1.25 | 2 | 12,000 | 5 min |",
+        "| CIFP | 80.00 | 70.00 | 3.50 | 1.25 | 2 | 12,000 | 6 min |",
+    ]
+
+
+def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
+    kept = {"rows": [{"work": "V-Net supervised, x", "ratio": 0.8}]}
+    for name in ("step", "step_quick", "inference", "distances"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(kept))
+    tables = {
+        "step_ratios": {"rows": [["V-Net supervised, x", 0.7, 1.1, 6]]},
+        "second_cpu": {"rows": [["V-Net supervised, x", 0.6]]},
+    }
+    (tmp_path / "recorded.json").write_text(json.dumps({"tables": tables}))
+    monkeypatch.setattr(speed_tables, "SPEED", tmp_path)
+    assert speed_tables.ratios() == {"V-Net supervised, x": (0.6, 1.1)}
+    assert speed_tables.between(0.6, 1.1) == "0.60 to 1.10"
+    assert speed_tables.between(0.671, 0.674) == "0.67"
+
+
+def test_recorded_figures_say_when_and_on_what_they_were_measured():
+    for folder in (report.RESULTS, speed_tables.SPEED):
+        content = result_tables.load(folder / "recorded.json")
+        assert content["note"]
+        for name, one in content["tables"].items():
+            assert one["what"], name
+            assert one["date"], name
+            assert one["hardware"] or name == "carried"
+            assert all(len(row) == len(one["columns"]) for row in one["rows"]), name

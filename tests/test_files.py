@@ -1,0 +1,17 @@
+"""Files that appear whole or not at all."""
+
+import json
+import pathlib
+
+import pytest
+
+from cifp_jax.files import write_json
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"dice": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"dice": object()})
+    assert json.loads(path.read_text()) == {"dice": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]

@@ -1,0 +1,105 @@
+"""A run and what it leaves: files read once, an honest end, one rule for runs and comparisons."""
+
+import collections
+import json
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifp_jax import main, parallel
+from cifp_jax.data import sources
+from cifp_jax.data.phantom import write_phantoms
+from cifp_jax.inference import prediction
+from cifp_jax.training import build, loop, scoring
+from tests.support.runs import small
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms") / "ACDC"
+    write_phantoms(folder, 2, train=3, validation=1, shape=(40, 40))
+    return folder
+
+
+@pytest.fixture
+def config(root, monkeypatch):
+    """Two steps that do nothing, and a network that finds background alone: little to compile."""
+
+    def make_step(_):
+        def step(state, batch, scans=None, **_):
+            return state.replace(step=state.step + 1), {"loss": (jnp.ones(()), jnp.ones(()))}
+
+        return step
+
+    def predict(image):
+        return np.eye(4, dtype=np.float32)[np.zeros(image.shape, int)]
+
+    monkeypatch.setattr(build, "make_step", make_step)
+    monkeypatch.setattr(prediction, "make_predictor", lambda _: lambda _: predict)
+    config = small(root)
+    config.method.name = "supervised"
+    config.training.update(steps=2, log_every=1)
+    config.evaluation.overlays = 0
+    return config
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """How often each record was read to be checked."""
+    count = collections.Counter()
+    check_cases = sources.check_cases
+
+    def counted(cases, **settings):
+        count.update(cases)
+        check_cases(cases, **settings)
+
+    monkeypatch.setattr(sources, "check_cases", counted)
+    return count
+
+
+@pytest.mark.slow
+def test_files_are_checked_once_to_train_to_evaluate_and_to_compare(config, checked, tmp_path):
+    main.run(config, tmp_path / "run", mode="train")
+    assert len(checked) > 10
+    assert set(checked.values()) == {1}
+    assert (tmp_path / "run" / "report.html").is_file()
+
+    checked.clear()
+    config.compare = ("supervised", "cps")
+    main.run(config, tmp_path / "compare", mode="train")
+    assert len(checked) > 10
+    assert set(checked.values()) == {1}
+    compared = json.loads((tmp_path / "compare" / "comparison.json").read_text())
+    assert list(compared) == ["supervised", "cps"]
+    assert not (tmp_path / "compare" / "comparison.png").exists()  # no case, no picture
+
+
+def test_a_run_is_stopped_or_resumed_as_it_says(config, tmp_path, monkeypatch, capsys):
+    split = build.make_split(config)
+    compile_step = parallel.compile_step
+
+    def interrupted(*arguments, **settings):
+        signal.raise_signal(signal.SIGTERM)
+        return compile_step(*arguments, **settings)
+
+    # Before its first step there is nothing to save.
+    monkeypatch.setattr(parallel, "compile_step", interrupted)
+    assert loop.train(config, split, tmp_path) == {}
+    assert "stopped before a step, nothing was saved" in capsys.readouterr().out
+    assert not (tmp_path / "checkpoints").exists()
+
+    monkeypatch.setattr(parallel, "compile_step", compile_step)
+    summaries = loop.train(config, split, tmp_path)
+    assert scoring.reported(summaries)["facts"]["step"] == 2
+    printed = capsys.readouterr().out
+    assert "resumed" not in printed
+    assert "nothing was saved" not in printed
+
+    # A run that is further than it is asked to go.
+    config.training.steps = 1
+    written = (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match=r"is at step 2 already.*training\.steps=1: ask for more"):
+        loop.train(config, split, tmp_path)
+    assert (tmp_path / "config.json").read_text() == written
