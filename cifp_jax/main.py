@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from cifp_jax import host
 from cifp_jax.config import Config, default_config
 from cifp_jax.evaluation.evaluate import CaseError
-from cifp_jax.methods.settings import unknown
+from cifp_jax.settings import unknown
 from cifp_jax.training import build, compare, loop, scoring
 
 _CONFIG = config_flags.DEFINE_config_file(

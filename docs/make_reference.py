@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cifp_jax.methods import METHODS
-from cifp_jax.methods.settings import Declared, declarations
+from cifp_jax.settings import Declared, declarations
 from cifp_jax.scans.preparation import Preparation
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -61,7 +61,7 @@ def test_image_and_label_keep_together(shape):
         NOTHING,
         full_rotation=1.0,
         tilt=20.0,
-        scale_probability=1.0,
+        scale=(1.0, 0.7, 1.35),
         stretch=1.2,
         mirror=0.5,
         translation=0.1,

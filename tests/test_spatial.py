@@ -70,7 +70,7 @@ def test_labels_are_read_at_the_nearest_voxel():
 
 def test_draws_keep_to_their_limits():
     settings = dataclasses.replace(
-        Settings(), full_rotation=0.0, rotation=10.0, tilt=5.0, scale_probability=1.0, mirror=0.5
+        Settings(), full_rotation=0.0, rotation=10.0, tilt=5.0, scale=(1.0, 0.7, 1.35), mirror=0.5
     )
     keys = jax.random.split(jax.random.key(0), 500)
     draw = jax.vmap(lambda key: spatial.draw_geometry(key, (32, 16, 8), settings))

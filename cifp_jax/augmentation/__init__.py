@@ -1,12 +1,17 @@
 """Strong augmentation on the device: pure functions, one key an example, in 2D and in 3D."""
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 from jaxtyping import Array, Float, Int, Key
 
+from cifp_jax import parallel
 from cifp_jax.augmentation import intensity, spatial
 from cifp_jax.augmentation.settings import Settings
 
-__all__ = ["Settings", "augment", "augment_labeled"]
+__all__ = ["Settings", "augment", "augment_batch", "augment_labeled", "source_size"]
 
 
 def _one(
@@ -50,3 +55,38 @@ def augment_labeled(
     """As `augment`, with the label under the same geometry: the image is read linearly, the label
     at the nearest voxel."""
     return jax.vmap(lambda k, x, y: _one(k, x, y, shape, settings))(keys, image, label)
+
+
+def source_size(patch_size: Sequence[int], margin: float) -> tuple[int, ...]:
+    """Sides of the crops that patches of this size are read from, voxels."""
+    return tuple(math.ceil(side * margin) for side in patch_size)
+
+
+def augment_batch(
+    key: Key[Array, ""], batch: dict[str, Any], shape: Sequence[int], settings: Settings
+) -> dict[str, Any]:
+    """Both streams of a batch (`methods.context.Batch`), strongly augmented.
+
+    Args:
+      key: of the step; each example draws by its index in its stream.
+      batch: images and labels of the size of `source_size`, or of the patch.
+      shape: of the patch.
+      settings: kinds and strengths.
+    """
+    labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+    key_l, key_u = jax.random.split(key)
+    size = tuple(shape)
+    image, label = augment_labeled(
+        parallel.example_keys(key_l, labeled["index"]),
+        labeled["image"],
+        labeled["label"],
+        size,
+        settings,
+    )
+    other = augment(
+        parallel.example_keys(key_u, unlabeled["index"]), unlabeled["image"], size, settings
+    )
+    return {
+        "labeled": labeled | {"image": image, "label": label},
+        "unlabeled": unlabeled | {"image": other},
+    }

@@ -1,44 +1,79 @@
-"""How strongly labelled and unlabelled images are augmented before a method sees them."""
+"""How strongly images are augmented before a method sees them."""
 
 import dataclasses
+
+from cifp_jax.settings import Checked, setting
 
 Chance = tuple[float, float, float]
 
 
+def _chance(probability: float, low: float, high: float, what: str) -> Chance:
+    return setting(
+        (probability, low, high), f"{what}: the probability, and the smallest and largest value."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Strong augmentation of nnU-Net's kind; the numbers were chosen by measurement on ACDC.
+class Settings(Checked):
+    """Strong augmentation of nnU-Net's kind."""
 
-    Attributes:
-      full_rotation: probability of any angle in the plane of the first two axes.
-      rotation: largest angle there otherwise, degrees.
-      tilt: 3D: largest angle out of that plane, degrees. 0 where voxels are much thicker than wide.
-      scale_probability: probability of a change of size.
-      scale: smallest and largest factor of it.
-      stretch: largest factor by which one side grows against the mean of all.
-      mirror: probability of a mirror image along the first axis.
-      translation: largest shift along an axis, as a share of the patch.
-      elastic_probability: probability of an elastic deformation.
-      elastic: standard deviation of its displacements, as a share of the patch.
-      gamma, brightness, contrast: probability, smallest and largest exponent or factor.
-      blur: probability, smallest and largest standard deviation of the filter, voxels.
-      resolution: probability, smallest and largest share of the resolution that is left.
-      noise: probability, smallest and largest standard deviation, in those of the image.
-    """
+    margin: float = setting(
+        1.25,
+        "How many times larger than the patch the crop of a scan is, so that what is turned or "
+        "made smaller shows the scan and not the zeros around the crop.",
+        low=1,
+        high=2,
+    )
+    full_rotation: float = setting(
+        0.5, "The probability of any angle in the plane of the first two axes.", low=0, high=1
+    )
+    rotation: float = setting(
+        23.0, "The largest angle in that plane otherwise.", low=0, high=180, unit="degrees"
+    )
+    tilt: float = setting(
+        15.0,
+        "The largest angle of volumes out of that plane; 0 suits voxels much thicker than wide.",
+        low=0,
+        high=180,
+        unit="degrees",
+    )
+    scale: Chance = _chance(0.5, 0.7, 1.35, "Changes of size, by a factor")
+    stretch: float = setting(
+        1.1, "The largest factor by which one side grows against the mean of all.", low=1, high=2
+    )
+    mirror: float = setting(
+        0.5, "The probability of a mirror image along the first axis.", low=0, high=1
+    )
+    translation: float = setting(
+        0.08, "The largest shift along an axis, as a share of the patch.", low=0, high=1
+    )
+    elastic: float = setting(
+        0.02,
+        "The standard deviation of elastic displacements, as a share of the patch.",
+        low=0,
+        high=0.2,
+    )
+    elastic_probability: float = setting(
+        0.3, "The probability of an elastic deformation.", low=0, high=1
+    )
+    gamma: Chance = _chance(0.3, 0.6, 1.65, "Gamma, by the exponent of gray values")
+    brightness: Chance = _chance(0.3, 0.7, 1.3, "Brightness, by a factor")
+    contrast: Chance = _chance(0.3, 0.65, 1.5, "Contrast, by a factor")
+    blur: Chance = _chance(0.2, 0.5, 1.0, "Blur, by the filter's standard deviation in voxels")
+    resolution: Chance = _chance(0.2, 0.5, 1.0, "Lower resolution, by the share that is left")
+    noise: Chance = _chance(
+        0.2, 0.1, 0.3, "Noise, by its standard deviation in those of the image"
+    )
 
-    full_rotation: float = 0.5
-    rotation: float = 23.0
-    tilt: float = 15.0
-    scale_probability: float = 0.5
-    scale: tuple[float, float] = (0.7, 1.35)
-    stretch: float = 1.1
-    mirror: float = 0.5
-    translation: float = 0.08
-    elastic_probability: float = 0.3
-    elastic: float = 0.02
-    gamma: Chance = (0.3, 0.6, 1.65)
-    brightness: Chance = (0.3, 0.7, 1.3)
-    contrast: Chance = (0.3, 0.65, 1.5)
-    blur: Chance = (0.2, 0.5, 1.0)
-    resolution: Chance = (0.2, 0.5, 1.0)
-    noise: Chance = (0.2, 0.1, 0.3)
+    def __post_init__(self) -> None:
+        """Raises ValueError where a probability is none, or a range is empty or not positive."""
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple) and not (
+                len(value) == 3 and 0 <= value[0] <= 1 and 0 < value[1] <= value[2]
+            ):
+                raise ValueError(
+                    f"augmentation.strong.{field.name} is {value}, but must hold a probability "
+                    f"from 0 to 1 and two values above 0, the smaller one first."
+                )

@@ -56,7 +56,7 @@ def draw_geometry(key: Key[Array, ""], shape: tuple[int, ...], settings: Setting
     rank = len(shape)
     draw_key, bend_key = jax.random.split(key)
     # One draw of all numbers: each call of jax.random costs a good part of a second to compile.
-    drawn = iter(jax.random.uniform(draw_key, (9 + 3 * rank,)))
+    drawn = iter(jax.random.uniform(draw_key, (9 + 2 * rank,)))
 
     def between(low: float, high: float) -> Float[Array, ""]:
         return low + (high - low) * next(drawn)
@@ -73,9 +73,10 @@ def draw_geometry(key: Key[Array, ""], shape: tuple[int, ...], settings: Setting
         tilt = math.radians(settings.tilt)
         for plane in ((0, 2), (1, 2)):
             matrix = matrix @ plane_rotation(between(-tilt, tilt), rank, plane)
-    low, high = (math.log(s) for s in settings.scale)
+    probability, *sizes = settings.scale
+    low, high = (math.log(size) for size in sizes)
     # A result that shows things larger reads its places closer together.
-    zoom = jnp.where(happens(settings.scale_probability), jnp.exp(-between(low, high)), 1.0)
+    zoom = jnp.where(happens(probability), jnp.exp(-between(low, high)), 1.0)
     stretch = math.log(settings.stretch)
     sides = jnp.stack([jnp.exp(between(-stretch, stretch)) for _ in range(rank)])
     sides = sides / jnp.exp(jnp.mean(jnp.log(sides)))  # the size is the zoom's alone

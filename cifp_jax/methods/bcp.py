@@ -11,7 +11,7 @@ from cifp_jax.methods import losses
 from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.ema import Decays
 from cifp_jax.methods.largest_component import keep_largest
-from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.settings import Checked, setting
 from cifp_jax.methods.shared import figures
 from cifp_jax.models.network import Network
 

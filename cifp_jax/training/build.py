@@ -15,7 +15,7 @@ from cifp_jax.data import phantom, pipeline, sources, splits
 from cifp_jax.data.layouts import LAYOUTS, find_layout
 from cifp_jax.evaluation import metrics
 from cifp_jax.methods import METHODS, Method
-from cifp_jax.methods.settings import from_mapping
+from cifp_jax.settings import from_mapping
 from cifp_jax.models import NETWORKS, make_network
 from cifp_jax.models.network import PRECISIONS
 from cifp_jax.scans.preparation import Preparation
