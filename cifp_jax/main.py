@@ -155,7 +155,7 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
     host.use_compilation_cache()
     host.keep_memory()

@@ -133,7 +133,7 @@ def declarations(kind: type, prefix: str = "") -> dict[str, tuple[Declared, Any]
     return found | {prefix + name: declared for name, declared in _own(kind).items()}
 
 
-def default_or_given(kind: type[Group], given: Group | None) -> Group:
+def default_or_given(kind: type[Group], given: Any) -> Group:
     """`given`, or the defaults where that is None.
 
     Raises:
