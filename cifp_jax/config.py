@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from cifp_jax import augmentation
 from cifp_jax.methods import METHODS
-from cifp_jax.settings import unknown
 from cifp_jax.scans.preparation import Preparation
+from cifp_jax.settings import unknown
 
 # A `ConfigDict`. Its keys are not known to a type checker, which would take each for any type.
 Config: TypeAlias = Any
@@ -61,8 +61,8 @@ def default_config() -> Config:
     # What `prepare` did to your own scans, so that `predict` does the same to new ones.
     config.preparation = ConfigDict(dataclasses.asdict(Preparation()))
 
-    # The recipe of all methods alike: weak is the field's protocol, drawn by the loader; strong adds
-    # `config.augmentation.strong` inside the step, to labelled and unlabelled images.
+    # The recipe of all methods alike: weak is the field's protocol, drawn by the loader; strong
+    # augments labelled and unlabelled images inside the step, as `config.augmentation.strong` says.
     config.augmentation = ConfigDict()
     config.augmentation.name = "weak"  # weak or strong
     config.augmentation.strong = ConfigDict(dataclasses.asdict(augmentation.Settings()))

@@ -4,13 +4,8 @@ import dataclasses
 
 from cifp_jax.settings import Checked, setting
 
-Chance = tuple[float, float, float]
 
-
-def _chance(probability: float, low: float, high: float, what: str) -> Chance:
-    return setting(
-        (probability, low, high), f"{what}: the probability, and the smallest and largest value."
-    )
+_CHANCE = ": the probability, and the smallest and largest value."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +32,9 @@ class Settings(Checked):
         high=180,
         unit="degrees",
     )
-    scale: Chance = _chance(0.5, 0.7, 1.35, "Changes of size, by a factor")
+    scale: tuple[float, float, float] = setting(
+        (0.5, 0.7, 1.35), f"Changes of size, by a factor{_CHANCE}"
+    )
     stretch: float = setting(
         1.1, "The largest factor by which one side grows against the mean of all.", low=1, high=2
     )
@@ -56,13 +53,23 @@ class Settings(Checked):
     elastic_probability: float = setting(
         0.3, "The probability of an elastic deformation.", low=0, high=1
     )
-    gamma: Chance = _chance(0.3, 0.6, 1.65, "Gamma, by the exponent of gray values")
-    brightness: Chance = _chance(0.3, 0.7, 1.3, "Brightness, by a factor")
-    contrast: Chance = _chance(0.3, 0.65, 1.5, "Contrast, by a factor")
-    blur: Chance = _chance(0.2, 0.5, 1.0, "Blur, by the filter's standard deviation in voxels")
-    resolution: Chance = _chance(0.2, 0.5, 1.0, "Lower resolution, by the share that is left")
-    noise: Chance = _chance(
-        0.2, 0.1, 0.3, "Noise, by its standard deviation in those of the image"
+    gamma: tuple[float, float, float] = setting(
+        (0.3, 0.6, 1.65), f"Gamma, by the exponent of gray values{_CHANCE}"
+    )
+    brightness: tuple[float, float, float] = setting(
+        (0.3, 0.7, 1.3), f"Brightness, by a factor{_CHANCE}"
+    )
+    contrast: tuple[float, float, float] = setting(
+        (0.3, 0.65, 1.5), f"Contrast, by a factor{_CHANCE}"
+    )
+    blur: tuple[float, float, float] = setting(
+        (0.2, 0.5, 1.0), f"Blur, by the filter's standard deviation in voxels{_CHANCE}"
+    )
+    resolution: tuple[float, float, float] = setting(
+        (0.2, 0.5, 1.0), f"Lower resolution, by the share that is left{_CHANCE}"
+    )
+    noise: tuple[float, float, float] = setting(
+        (0.2, 0.1, 0.3), f"Noise, by its standard deviation in those of the image{_CHANCE}"
     )
 
     def __post_init__(self) -> None:

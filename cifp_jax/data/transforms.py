@@ -18,6 +18,7 @@ from cifp_jax.scans import geometry
 Arrays = dict[str, Shaped[np.ndarray, "*_"]]
 
 FOREGROUND_SHARE = 1 / 3
+INTERPOLATIONS = ("nearest", "linear")
 
 
 def zoom_nearest(array: Shaped[np.ndarray, "*_"], shape: Sequence[int]) -> Shaped[np.ndarray, "*_"]:

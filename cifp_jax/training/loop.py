@@ -12,7 +12,7 @@ from cifp_jax import parallel
 from cifp_jax.config import Config
 from cifp_jax.data import splits
 from cifp_jax.inference import prediction
-from cifp_jax.training import build, run_folder, scoring
+from cifp_jax.training import build, checks, run_folder, scoring
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
@@ -77,7 +77,7 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
     # What a resumed run starts from, in this order: 1. the last checkpoint of the workdir (state
     # and place in the data), 2. a new state from the seed.
     state, iterator = build.make_state(config), build.make_iterator(config, split)
-    build.check_step(config, state)
+    checks.check_step(config, state)
     mesh = parallel.make_mesh()
     scans = build.make_scans(config, split, mesh)
     with Checkpoints(workdir / "checkpoints") as checkpoints:

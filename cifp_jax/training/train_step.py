@@ -12,8 +12,8 @@ import optax
 from cifp_jax import augmentation, parallel
 from cifp_jax.methods import METHODS, Method
 from cifp_jax.methods.context import Context, Metrics
-from cifp_jax.settings import default_or_given
 from cifp_jax.models.network import bind
+from cifp_jax.settings import default_or_given
 from cifp_jax.training.state import TrainState, entry, several
 
 _AUGMENTATION = 1000  # keeps its keys apart from those that methods split off
