@@ -2,8 +2,14 @@
 
     python -m cifp_jax.main --config=configs/acdc.py --config.data.root=DATA/ACDC
 
-`configs/acdc.py:laptop` is the same protocol at a scale for two CPU cores, about an hour and a half
-a run of CIFP; `configs/acdc.py:small` is smaller still, a quarter of an hour, for tables of many.
+The full scale has not been run yet; others report 79 (supervised) to 90.5 % Dice at it.
+
+`configs/acdc.py:laptop` is the same protocol at a scale for two CPU cores. CIFP takes about 65
+minutes on one core (4,500 steps), and reached 79.8 % Dice with 7 patients on the validation
+volumes, which chose the checkpoint (one seed); supervised training reached 76.4 with 16,000 steps
+in 75 minutes. `configs/acdc.py:small` is smaller still, for tables of many runs: CIFP takes 11 to
+16 minutes on one core, and reached 67.4 +- 3.0 with 7 patients and 64.9 +- 0.8 with 3 (three
+seeds).
 """
 
 from cifp_jax.config import Config, default_config, set_where_present

@@ -2,8 +2,12 @@
 
     python -m cifp_jax.main --config=configs/la.py --config.data.root=DATA/LA
 
+The full scale has not been run yet; others report 83 (supervised) to 91.5 % Dice at it.
+
 `configs/la.py:laptop` is the same protocol at a scale for two CPU cores: scans averaged down by
-three, smaller crops, half as many channels, and ten unlabelled scans set aside as validation.
+three, smaller crops, half as many channels, and ten unlabelled scans set aside as validation. CIFP
+takes about 65 minutes on one core, and reached 78.1 % Dice on those ten at the last checkpoint (one
+seed); supervised training reached 72.0 with 8,500 steps in about 58 minutes.
 """
 
 from cifp_jax.config import Config, default_config, set_where_present
