@@ -10,8 +10,8 @@ from cifp_jax.methods import METHODS
 from cifp_jax.training import build, checks, run_folder
 
 VARIANTS = [
-    *(("acdc", v) for v in ("full", "laptop")),
-    *(("la", v) for v in ("full", "laptop")),
+    *(("acdc", v) for v in ("full", "laptop", "small", "cpu")),
+    *(("la", v) for v in ("full", "laptop", "cpu")),
     *(("demo", v) for v in ("2d", "3d")),
 ]
 

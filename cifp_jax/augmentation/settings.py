@@ -4,7 +4,6 @@ import dataclasses
 
 from cifp_jax.settings import Checked, setting
 
-
 _CHANCE = ": the probability, and the smallest and largest value."
 
 

@@ -8,12 +8,14 @@ from cifp_jax.config import Config
 from cifp_jax.data import transforms
 from cifp_jax.data.layouts import LAYOUTS, find_layout
 from cifp_jax.evaluation import metrics
+from cifp_jax.methods import METHODS
 from cifp_jax.models import NETWORKS
 from cifp_jax.models.network import PRECISIONS
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training import build
 from cifp_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from cifp_jax.training.state import TrainState
+from cifp_jax.training.train_step import find_method
 
 WEIGHTS = ("ema", "student")
 AUGMENTATIONS = ("weak", "strong")
