@@ -120,7 +120,10 @@ def test_only_the_ambiguous_half_is_touched_and_alpha_scales():
     ],
 )
 def test_key_sources(source, want):
-    settings = Settings(stages=(1, 3), key_source=source, gate="all", tokens=2000)
+    # More tokens than a map holds are all of its tokens. Of noise as many are drawn as are asked
+    # for, and the weights of thousands add up to one with a rounding that depends on the processor.
+    tokens = 16 if source == "noise" else 2000
+    settings = Settings(stages=(1, 3), key_source=source, gate="all", tokens=tokens)
     out = run(settings, constant([1, 2, 3, 4]), constant([10, 20]))
     for stage in (0, 2):
         np.testing.assert_allclose(out[stage][:, 0, 0, 0], want, rtol=1e-5)
