@@ -5,9 +5,10 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from cifp_jax import augmentation
 from cifp_jax.methods import METHODS
-from cifp_jax.methods.settings import unknown
 from cifp_jax.scans.preparation import Preparation
+from cifp_jax.settings import unknown
 
 # A `ConfigDict`. Its keys are not known to a type checker, which would take each for any type.
 Config: TypeAlias = Any
@@ -47,6 +48,8 @@ def default_config() -> Config:
     config.data.test_list = ""  # file of test cases, or "" for none
     config.data.channels = 1  # of the images
     config.data.patch_size = (256, 256)  # voxels; each side a multiple of 16
+    config.data.center_crop = 0  # acdc: side of the middle of a slice that is seen, pixels; 0: all
+    config.data.interpolation = "nearest"  # by which slices are resized: nearest or linear
     config.data.downsample = 1  # whole-number factor by which 3D scans are averaged down
     config.data.batch_labeled = 12  # labelled images in a batch, over all devices
     config.data.batch_unlabeled = 12  # unlabelled images likewise
@@ -57,6 +60,12 @@ def default_config() -> Config:
 
     # What `prepare` did to your own scans, so that `predict` does the same to new ones.
     config.preparation = ConfigDict(dataclasses.asdict(Preparation()))
+
+    # The recipe of all methods alike: weak is the field's protocol, drawn by the loader; strong
+    # augments labelled and unlabelled images inside the step, as `config.augmentation.strong` says.
+    config.augmentation = ConfigDict()
+    config.augmentation.name = "weak"  # weak or strong
+    config.augmentation.strong = ConfigDict(dataclasses.asdict(augmentation.Settings()))
 
     config.model = ConfigDict()
     config.model.name = "unet"  # unet or vnet
@@ -72,10 +81,14 @@ def default_config() -> Config:
     )
 
     config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 0.01  # of the first step
-    config.optimizer.momentum = 0.9  # of stochastic gradient descent
-    config.optimizer.weight_decay = 1e-4  # added to the gradient, before the momentum
-    config.optimizer.power = 0.9  # learning rate: learning_rate * (1 - step / steps) ** power
+    config.optimizer.name = "sgd"  # sgd (stochastic gradient descent) or adamw
+    config.optimizer.learning_rate = 0.01  # the highest one
+    config.optimizer.momentum = 0.9  # of sgd
+    config.optimizer.weight_decay = 1e-4  # of sgd it is added to the gradient, before the momentum
+    config.optimizer.schedule = "poly"  # poly: learning_rate * (1 - step / steps) ** power; cosine
+    config.optimizer.power = 0.9  # of the poly schedule
+    config.optimizer.warmup_steps = 0  # over which the learning rate rises from 0
+    config.optimizer.clip = 0.0  # largest norm of the gradient; 0 leaves it as it is
 
     config.ema = ConfigDict()
     config.ema.decay = 0.99  # of the teacher; 0 switches the teacher off

@@ -47,6 +47,8 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
             "patch_size": tuple(data.patch_size),
             "downsample": data.downsample,
             "channels": data.channels,
+            "center_crop": data.center_crop,
+            "interpolation": data.interpolation,
         },
         "preparation": dataclasses.asdict(prediction.preparation(config)),
         "evaluation": {"largest_component": config.evaluation.largest_component},

@@ -18,8 +18,8 @@ from ml_collections import config_flags
 from cifp_jax import host
 from cifp_jax.config import Config, default_config
 from cifp_jax.evaluation.evaluate import CaseError
-from cifp_jax.methods.settings import unknown
-from cifp_jax.training import build, compare, loop, scoring
+from cifp_jax.settings import unknown
+from cifp_jax.training import build, checks, compare, loop, scoring
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon: configs/la.py:laptop."
@@ -133,7 +133,7 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None
     The data files are read and checked once for all of it, before anything else.
 
     Args:
-      config: checked, see `build.check_config`.
+      config: checked, see `checks.check_config`.
       workdir: folder of the run.
       mode: train or evaluate.
       weights: file of a network to be scored in place of a run's.
@@ -179,7 +179,7 @@ def main(argv: Sequence[str]) -> None:
         if config.parallel != "none":
             sizes = build.batch_sizes(config) if trains else {}
             host.use_cores(tuple(sizes.values()), build.batch_unit(config))
-        build.check_config(config, trains=trains)
+        checks.check_config(config, trains=trains)
         run(config, workdir, mode=_MODE.value, weights=_WEIGHTS.value)
     except (ValueError, OSError, CaseError) as error:
         # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.

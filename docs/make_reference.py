@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cifp_jax.methods import METHODS
-from cifp_jax.methods.settings import Declared, declarations
 from cifp_jax.scans.preparation import Preparation
+from cifp_jax.settings import Declared, declarations
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("cifp_jax", "experiments", "benchmarks")

@@ -4,7 +4,7 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.data.phantom import write_phantoms
-from cifp_jax.training import build, loop, scoring
+from cifp_jax.training import build, checks, loop, scoring
 from tests.support.runs import small
 
 
@@ -39,17 +39,17 @@ def root(tmp_path_factory):
 )
 def test_a_setting_that_cannot_work_is_named(key, value, answer, root):
     config = small(root)
-    build.check_config(config)
+    checks.check_config(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match="config") as error:
-        build.check_config(config)
+        checks.check_config(config)
     assert answer in str(error.value)
 
 
 def test_a_run_is_evaluated_on_devices_that_do_not_divide_its_batch(root):
     config = small(root)
     config.data.batch_labeled = 3
-    build.check_config(config, trains=False)
+    checks.check_config(config, trains=False)
 
 
 def test_a_device_needs_whole_pairs_where_images_are_mixed_in_pairs(root):
@@ -75,7 +75,7 @@ def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):
     write_phantoms(tmp_path, 3, train=3, validation=1, shape=(24, 20, 16))
     config = small(tmp_path, name="la", on_device=True, patch_size=(16, 16, 16), validation=1)
     config.model.update(name="vnet", classes=2)
-    build.check_config(config)
+    checks.check_config(config)
     split, mesh = build.make_split(config), parallel.make_mesh()
     scans = build.make_scans(config, split, mesh)
     assert {k: v.shape for k, v in scans.items()} == {
@@ -89,10 +89,10 @@ def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):
     assert build.make_scans(config, split, mesh) is None
     config.data.update(on_device=True, patch_size=(16, 32, 16))
     with pytest.raises(ValueError, match="first two sides must be equal"):
-        build.check_config(config)
+        checks.check_config(config)
     config.data.name = "volumes"
     with pytest.raises(ValueError, match="not volumes"):
-        build.check_config(config)
+        checks.check_config(config)
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):
 )
 def test_what_prepared_scans_do_not_allow(key, value, answer, root):
     config = small(root, name="volumes", patch_size=(16, 16, 16), channels=2)
-    build.check_config(config)
+    checks.check_config(config)
     config.data[key] = value
     with pytest.raises(ValueError, match=answer):
-        build.check_config(config)
+        checks.check_config(config)
 
 
 @pytest.mark.parametrize(

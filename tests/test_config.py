@@ -7,11 +7,11 @@ import pytest
 
 from cifp_jax.config import default_config, set_where_present
 from cifp_jax.methods import METHODS
-from cifp_jax.training import build, run_folder
+from cifp_jax.training import build, checks, run_folder
 
 VARIANTS = [
-    *(("acdc", v) for v in ("full", "laptop", "small")),
-    *(("la", v) for v in ("full", "laptop")),
+    *(("acdc", v) for v in ("full", "laptop", "small", "cpu")),
+    *(("la", v) for v in ("full", "laptop", "cpu")),
     *(("demo", v) for v in ("2d", "3d")),
 ]
 
@@ -20,7 +20,7 @@ VARIANTS = [
 def test_each_variant_can_run_on_one_device(name, variant):
     config = importlib.import_module(f"configs.{name}").get_config(variant)
     config.parallel = "none"
-    build.check_config(config)
+    checks.check_config(config)
 
 
 @pytest.mark.parametrize("name", ["acdc", "la", "demo"])

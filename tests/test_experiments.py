@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from cifp_jax.config import default_config
 from cifp_jax.reports.summaries import PROTOCOL
-from cifp_jax.training import build
+from cifp_jax.training import checks
 from experiments import collect, planned_runs, published, report, run
 from experiments.stop import Stop
 from tests.support.runs import CONFIG, FACTS, OVERALL, scripted, write_run
@@ -42,7 +42,7 @@ def test_every_cell_is_a_configuration_that_can_run(table, budget):
         config.lock()
         config.update_from_flattened_dict(cell.settings)
         config.parallel = "none"
-        build.check_config(config)
+        checks.check_config(config)
         # A setting of another method would change nothing.
         given = {k.split(".")[1] for k in cell.settings if k.startswith("methods.")}
         assert given <= {config.method.name}, cell.name

@@ -9,7 +9,7 @@ import pytest
 
 from cifp_jax.methods import fusion
 from cifp_jax.methods.fusion import Settings, fusion_loss, normalized_entropy
-from cifp_jax.methods.settings import declarations
+from cifp_jax.settings import declarations
 
 FUSIONS = declarations(Settings)["kind"][0].options
 

@@ -10,18 +10,19 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each place and those it may import from; a folder may always import from itself.
-_GROUND = {"files", "host", "parallel"}
+_GROUND = {"files", "host", "parallel", "settings"}
 _DATA = {"scans", "data", "models", *_GROUND}
 _RESULTS = {"config", "inference", "evaluation", "reports"}
-_ALL = {"training", "methods", *_RESULTS, *_DATA}
+_ALL = {"training", "augmentation", "methods", *_RESULTS, *_DATA}
 _COMMANDS = ("main", "prepare", "predict", "export", "import_torch", "__init__")
 BELOW = {
     **{place: set() for place in _GROUND},
     "scans": _GROUND,
     "data": {"scans", *_GROUND},
     "models": _GROUND,
+    "augmentation": _GROUND,
     "methods": _DATA,
-    "config": {"methods", *_DATA},
+    "config": {"augmentation", "methods", *_DATA},
     "inference": {"config", *_DATA},
     "evaluation": {"inference", *_DATA},
     "reports": {"inference", "evaluation", *_DATA},

@@ -16,7 +16,7 @@ from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.scans.preparation import Preparation
-from cifp_jax.training import build, run_folder
+from cifp_jax.training import build, checks, run_folder
 from cifp_jax.training.checkpoint import Checkpoints
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs/howto/new_layout.md"
@@ -56,7 +56,7 @@ def untrained_run(config, folder):
 
 
 def test_a_new_layout_is_split_checked_and_batched(pancreas):
-    build.check_config(pancreas)
+    checks.check_config(pancreas)
     split = build.make_split(pancreas)
     sets = (split.labeled, split.unlabeled, split.validation, split.test)
     assert ["".join(case.name[-1] for case in cases) for cases in sets] == ["01", "234", "5", ""]
@@ -70,15 +70,15 @@ def test_a_new_layout_is_split_checked_and_batched(pancreas):
 
 def test_a_new_layout_allows_what_its_cut_allows(pancreas):
     pancreas.data.update({"downsample": 2, "on_device": True})
-    build.check_config(pancreas)
+    checks.check_config(pancreas)
     batch = next(build.make_iterator(pancreas, build.make_split(pancreas)))
     assert (batch["labeled"]["start"] <= (4, 2, 1)).all()  # of scans of 20 x 18 x 17
     pancreas.data.channels = 2
     with pytest.raises(ValueError, match="channels must be 1 for pancreas"):
-        build.check_config(pancreas)
+        checks.check_config(pancreas)
     pancreas.data.update({"channels": 1, "phantoms": 4})
     with pytest.raises(ValueError, match="written for la, acdc only, and not for pancreas"):
-        build.check_config(pancreas)
+        checks.check_config(pancreas)
 
 
 def test_a_new_layout_is_predicted_and_exported(pancreas, tmp_path):

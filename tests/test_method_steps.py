@@ -11,7 +11,7 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS
-from cifp_jax.methods.settings import declarations
+from cifp_jax.settings import declarations
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import create_train_state, several

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 from grain import checkpoint as grain_checkpoint
 
-from cifp_jax.data import pipeline
+from cifp_jax.data import pipeline, sources, transforms
 from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
@@ -55,6 +55,25 @@ def numbers(batch, stream):
 
 def take(iterator, count):
     return list(itertools.islice(iterator, count))
+
+
+def test_slices_that_the_step_augments_are_only_cropped_and_resized(split):
+    settings = {"center_crop": 12, "interpolation": "linear", "weak_slices": False}
+    batch = next(make(split, patch_size=(8, 8), **settings))
+    for name, cases in (("labeled", split.labeled), ("unlabeled", split.unlabeled)):
+        images = [
+            transforms.resize_slices(
+                transforms.center_crop(
+                    {"image": sources.read_case(case, classes=2, rank=2, labels=False)["image"]}, 12
+                ),
+                (8, 8),
+                "linear",
+            )["image"]
+            for case in cases
+        ]
+        for image in batch[name]["image"]:
+            assert any(np.array_equal(image[..., 0], one) for one in images)
+    assert batch["labeled"]["label"].shape == (2, 8, 8)
 
 
 def test_batch_is_as_agreed(split):

@@ -13,7 +13,7 @@ from cifp_jax import prepare
 from cifp_jax.data.sources import read_case
 from cifp_jax.inference import prediction
 from cifp_jax.scans import raw_folders
-from cifp_jax.training import build
+from cifp_jax.training import build, checks
 from tests.support.scans import ANISOTROPIC, config_of, dicom, mask, nifti, nnunet, scan
 
 
@@ -67,7 +67,7 @@ def test_the_written_configuration_gives_batches(prepared):
     assert (config.data.name, config.model.classes, config.data.channels) == ("slices", 3, 2)
     assert tuple(config.data.patch_size) == (32, 32)
     assert config.preparation.label_names == ("background", "rim", "core")
-    build.check_config(config)
+    checks.check_config(config)
     split = build.make_split(config)
     assert (len(split.labeled), len(split.unlabeled), len(split.validation)) == (16, 8, 1)
     batch = next(build.make_iterator(config, split))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cifp_jax.methods import METHODS, attention, fusion
-from cifp_jax.methods.settings import Checked, Declared, declarations, from_mapping, setting
+from cifp_jax.settings import Checked, Declared, declarations, from_mapping, setting
 
 
 @dataclasses.dataclass(frozen=True)

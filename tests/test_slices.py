@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, special
 
 from cifp_jax.inference.slices import make_slicewise
 from tests.support.networks import CLASSES, VARIABLES, by_place
@@ -24,6 +24,24 @@ def test_slicewise_is_the_fields_rule():
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(probabilities.argmax(axis=-1), expected)
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_a_center_crop_comes_back_linearly_with_background_around_it():
+    volume = np.random.default_rng(2).normal(size=(3, 20, 9)).astype(np.float32)
+    predict_volume = make_slicewise(
+        by_place, (6, 6), 2, CLASSES, center_crop=12, interpolation="linear"
+    )
+    found = predict_volume(VARIABLES, volume)
+    # The middle 12 x 12 pixels: rows 4 to 15, and all 9 columns with 1 and 2 of zeros around them.
+    middle = np.pad(volume[:, 4:16], ((0, 0), (0, 0), (1, 2)))
+    smooth = ndimage.gaussian_filter(middle, (0, 0.4, 0.4))
+    zoom = {"order": 1, "mode": "nearest", "grid_mode": True}
+    small = ndimage.zoom(smooth, (1, 0.5, 0.5), **zoom)
+    probabilities = special.softmax(by_place(VARIABLES, small[..., None]), axis=-1)
+    back = ndimage.zoom(probabilities, (1, 2, 2, 1), **zoom)
+    np.testing.assert_allclose(found[:, 4:16], back[:, :, 1:10], atol=1e-5)
+    np.testing.assert_array_equal(found[:, [0, 1, 2, 3, 16, 17, 18, 19]][..., 0], 1)
+    np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
 
 
 def test_slicewise_compiles_once():

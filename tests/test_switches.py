@@ -10,7 +10,7 @@ import pytest
 from cifp_jax import parallel
 from cifp_jax.methods import METHODS
 from cifp_jax.methods.context import Context
-from cifp_jax.methods.settings import declarations
+from cifp_jax.settings import declarations
 from tests.support.networks import THREE_CLASSES, THREE_SIZE, make_network, make_params
 from tests.support.steps import make_batch, settings_with
 

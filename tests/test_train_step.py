@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifp_jax import parallel
+from cifp_jax import augmentation, parallel
 from cifp_jax.methods import METHODS
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
@@ -134,6 +134,27 @@ def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
             second.params,
             first.ema_params,
             second.ema_params,
+        )
+
+
+def test_strong_augmentation_is_the_same_on_any_layout():
+    """The loader's crops are larger than the patch, and both streams are read from them."""
+    model, shape, classes = CASES["two_stages"]
+    method, optimizer = find_method("supervised"), make_optimizer(0.05, 0.0, 0.0, 0.9, 10)
+    strong = augmentation.Settings()
+    step = make_train_step(model, method, optimizer, ema_decay=0.9, strong=strong, patch_size=shape)
+    batch = functools.partial(
+        make_batch, shape=augmentation.source_size(shape, strong.margin), classes=classes
+    )
+
+    def new_state():
+        return create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
+
+    expected, _ = run("none", step, new_state(), batch)
+    for mode in ("jit", "pmap"):
+        got, _ = run(mode, step, new_state(), batch)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, expected
         )
 
 

@@ -164,3 +164,35 @@ def test_a_third_of_the_own_crops_hold_a_small_structure():
     assert 75 < sum(found) < 130  # a third, and a few by chance
     small = transforms.weak_crop(rng, record, (48, 16, 44))
     assert small["image"].shape == (48, 16, 44)
+
+
+def test_the_center_of_a_slice_and_of_a_smaller_one():
+    image = np.arange(30).reshape(5, 6)
+    arrays = {"image": image, "label": image % 2}
+    cut = transforms.center_crop(arrays, 3)
+    np.testing.assert_array_equal(cut["image"], image[1:4, 1:4])
+    np.testing.assert_array_equal(cut["label"], image[1:4, 1:4] % 2)
+    padded = transforms.center_crop(arrays, 8)["image"]
+    assert padded.shape == (8, 8)
+    np.testing.assert_array_equal(padded[1:6, 1:7], image)
+    assert padded.sum() == image.sum()
+    assert transforms.center_crop(arrays, 0) is arrays
+
+
+def test_slices_are_resized_linearly_and_their_labels_by_the_nearest():
+    label = np.zeros((8, 8), np.uint8)
+    label[:4] = 2
+    sized = transforms.resize_slices({"image": label * 1.0, "label": label}, (16, 4), "linear")
+    np.testing.assert_array_equal(sized["label"][:8], 2)
+    np.testing.assert_array_equal(sized["label"][8:], 0)
+    # Twice as many rows: those beside the edge lie a quarter of a voxel from it.
+    np.testing.assert_allclose(sized["image"][6:10, 0], [2, 1.5, 0.5, 0])
+
+
+@pytest.mark.parametrize("interpolation", transforms.INTERPOLATIONS)
+def test_probabilities_that_do_not_change_come_back_as_they_were(interpolation):
+    sure = np.eye(3, dtype=np.float32)[np.full((2, 6, 6), 2)]
+    back = transforms.restore_slices(sure, (10, 5), side=8, interpolation=interpolation)
+    assert back.shape == (2, 10, 5, 3)
+    np.testing.assert_array_equal(back[:, 1:9, :, 2], 1)
+    np.testing.assert_array_equal(back[:, [0, 9], :, 0], 1)

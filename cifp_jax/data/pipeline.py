@@ -14,11 +14,6 @@ from cifp_jax.data.transforms import Arrays
 
 Batch = dict[str, Arrays]
 
-_AUGMENT = {
-    "resized_slices": transforms.weak_slice,
-    "turned_crops": transforms.weak_scan,
-    "crops": transforms.weak_crop,
-}
 _LABELED, _UNLABELED = 0, 1
 _READ_AHEAD = 2  # batches, in each worker
 _LAST_POSITION = 2**31 - 1  # of an int32 index
@@ -96,6 +91,39 @@ def _example(
     return example
 
 
+def _unchanged(rng: np.random.Generator, arrays: Arrays) -> Arrays:
+    del rng
+    return arrays
+
+
+def _augment_of(
+    layout: Layout, patch_size: Sequence[int], interpolation: str, weak_slices: bool
+) -> Callable[[np.random.Generator, Arrays], Arrays]:
+    """What makes an example of a record; it is handed a generator of the example's own."""
+    size = tuple(patch_size)
+    if layout.cut == "turned_crops":
+        return functools.partial(transforms.weak_scan, patch_size=size)
+    if layout.cut == "crops":
+        return functools.partial(transforms.weak_crop, patch_size=size)
+    if weak_slices:
+        return functools.partial(
+            transforms.weak_slice, patch_size=size, interpolation=interpolation
+        )
+    return _unchanged
+
+
+def _read_slice(
+    case: sources.Case,
+    read: Callable[[sources.Case], Arrays],
+    center_crop: int,
+    size: Sequence[int] | None,
+    interpolation: str,
+) -> Arrays:
+    """A slice cropped and, where a `size` is given, resized, so that the cache holds it so."""
+    arrays = transforms.center_crop(read(case), center_crop)
+    return arrays if size is None else transforms.resize_slices(arrays, size, interpolation)
+
+
 def _decisions(
     position: int,
     scan: tuple[int, tuple[int, ...]],
@@ -129,6 +157,9 @@ def make_train_iterator(
     batch_unlabeled: int,
     seed: int,
     channels: int = 1,
+    center_crop: int = 0,
+    interpolation: str = "nearest",
+    weak_slices: bool = True,
     downsample: int = 1,
     on_device: bool = False,
     workers: int = 0,
@@ -162,6 +193,11 @@ def make_train_iterator(
       batch_unlabeled: unlabelled examples likewise.
       seed: not negative; order and augmentation of both streams follow from it.
       channels: of the images.
+      center_crop: of whole slices, the side of the square in the middle that is kept, pixels; 0
+        keeps all.
+      interpolation: by which slices are resized, see `transforms.resize_slices`.
+      weak_slices: whether whole slices are augmented here, before they are resized. Crops of scans
+        are always drawn, turned and mirrored here.
       downsample: factor by which scans are averaged down when they are read.
       on_device: draw the crops only, where `layout.may_lie_on_device`.
       workers: Grain worker processes; 0 reads in threads of this process. Each process keeps its
@@ -178,7 +214,7 @@ def make_train_iterator(
         raise ValueError(f"patch_size {tuple(patch_size)} must have {layout.rank} sides.")
     if on_device and not layout.may_lie_on_device:
         raise ValueError(f"on_device serves a layout of turned_crops, not of {layout.cut}.")
-    augment = functools.partial(_AUGMENT[layout.cut], patch_size=tuple(patch_size))
+    augment = _augment_of(layout, patch_size, interpolation, weak_slices)
     cache = sources.ScanCache(cache_bytes)
 
     def stream(number: int, cases: Sequence[sources.Case], size: int) -> grain.MapDataset[Arrays]:
@@ -203,6 +239,14 @@ def make_train_iterator(
                 downsample=downsample,
                 channels=channels,
             )
+            if layout.cut == "resized_slices":
+                read = functools.partial(
+                    _read_slice,
+                    read=read,
+                    center_crop=center_crop,
+                    size=None if weak_slices else tuple(patch_size),
+                    interpolation=interpolation,
+                )
             source = sources.CaseSource(cases, read, cache)
             example = functools.partial(
                 _example, augment=augment, channels=channels, seed=(seed, number)

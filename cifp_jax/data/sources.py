@@ -48,6 +48,15 @@ def scan_shape(case: Case, downsample: int = 1) -> tuple[int, ...]:
     return tuple(n // downsample for n in image_shape(case))
 
 
+def count_smaller(cases: Sequence[Case], side: int) -> int:
+    """How many slices are shorter than `side` pixels along one of their last two axes.
+
+    Raises:
+      ValueError: a file is no HDF5 file with an image.
+    """
+    return sum(min(image_shape(case)[-2:]) < side for case in cases)
+
+
 def slices_of(case: Case) -> tuple[Case, ...]:
     """The slices of a volume, along its first axis, as cases of their own.
 

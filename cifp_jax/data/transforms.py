@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from scipy import ndimage
+
+from cifp_jax.scans import geometry
 
 Arrays = dict[str, Shaped[np.ndarray, "*_"]]
 
 FOREGROUND_SHARE = 1 / 3
+INTERPOLATIONS = ("nearest", "linear")
 
 
 def zoom_nearest(array: Shaped[np.ndarray, "*_"], shape: Sequence[int]) -> Shaped[np.ndarray, "*_"]:
@@ -31,6 +34,84 @@ def zoom_nearest(array: Shaped[np.ndarray, "*_"], shape: Sequence[int]) -> Shape
         step = (n - 1) / (m - 1) if m > 1 else 0.0
         indices.append(np.floor(np.arange(m) * step + 0.5).astype(np.intp))
     return array[np.ix_(*indices)]
+
+
+def central(shape: Sequence[int], side: int) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
+    """The middle `side` x `side` pixels of a slice: where they lie, and what they lack at the ends.
+
+    `side` 0 means the whole slice.
+    """
+    if not side:
+        return (slice(None), slice(None)), [(0, 0), (0, 0)]
+    starts = [max(0, (n - side) // 2) for n in shape]
+    return tuple(slice(s, s + side) for s in starts), padding(shape, (side, side))
+
+
+def center_crop(arrays: Arrays, side: int) -> Arrays:
+    """The middle `side` x `side` pixels of slices, the last two axes; 0 keeps whole slices.
+
+    A slice that is smaller is padded with zeros on both ends.
+    """
+    if not side:
+        return arrays
+    where, lacking = central(arrays["image"].shape[-2:], side)
+    cut = {}
+    for key, array in arrays.items():
+        around = [(0, 0)] * (array.ndim - 2) + lacking
+        cut[key] = np.pad(array[(..., *where)], around)
+    return cut
+
+
+def resize_slices(arrays: Arrays, size: Sequence[int], interpolation: str) -> Arrays:
+    """Slices, the last two axes, in another size.
+
+    Args:
+      arrays: a record of shape (H, W) or (Z, H, W).
+      size: of the result, (h, w) pixels.
+      interpolation: "nearest", the field's rule, takes pixels as they are, aligned at the corners.
+        "linear" smooths images that shrink (a Gaussian of 0.4 times the factor less one, against
+        aliasing) and interpolates them; labels take the nearest pixel. Both cover the same area.
+    """
+    if interpolation == "nearest":
+        return {key: zoom_nearest(array, size) for key, array in arrays.items()}
+    sized = {}
+    for key, array in arrays.items():
+        stack = array.reshape(-1, *array.shape[-2:])
+        shape = (len(stack), *size)
+        if key == "label":
+            stack = geometry.resample_nearest(stack, shape)
+        else:
+            factors = [n / m for n, m in zip(stack.shape[1:], size, strict=True)]
+            sigma = [0.0, *(0.4 * max(f - 1, 0.0) for f in factors)]
+            stack = geometry.resample_linear(ndimage.gaussian_filter(stack, sigma), shape)
+        sized[key] = stack.reshape(*array.shape[:-2], *size)
+    return sized
+
+
+def restore_slices(
+    probabilities: Float[np.ndarray, "z h w k"],
+    shape: Sequence[int],
+    *,
+    side: int,
+    interpolation: str,
+) -> Float[np.ndarray, "z H W k"]:
+    """Probabilities of slices that were cropped and resized, on the grid that they came from.
+
+    Undoes `resize_slices` by the same kind of interpolation and `center_crop` by background with
+    probability 1 around the crop.
+    """
+    where, lacking = central(shape, side)
+    full = (side, side) if side else tuple(shape)
+    if interpolation == "nearest":
+        last = zoom_nearest(np.moveaxis(probabilities, -1, 1), full)
+        wide = np.moveaxis(last, 1, -1)
+    else:
+        wide = geometry.resample_linear(probabilities, (len(probabilities), *full))
+    own = tuple(slice(a, n - b) for n, (a, b) in zip(full, lacking, strict=True))
+    restored = np.zeros((len(wide), *shape, wide.shape[-1]), np.float32)
+    restored[..., 0] = 1
+    restored[(slice(None), *where)] = wide[(slice(None), *own)]
+    return restored
 
 
 def average_down(arrays: Arrays, factor: int) -> Arrays:
@@ -153,19 +234,25 @@ def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
     return _turn(arrays, quarter_turns, mirrored_axis) if turns else arrays
 
 
-def weak_slice(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
+def weak_slice(
+    rng: np.random.Generator,
+    arrays: Arrays,
+    patch_size: Sequence[int],
+    interpolation: str = "nearest",
+) -> Arrays:
     """ACDC protocol: for half of the slices a rotation by 0 to 3 quarter turns and a flip, for a
-    quarter a rotation by a whole number of degrees from -20 to 20, for the rest nothing; then the
-    resize to `patch_size`. All with nearest neighbour.
+    quarter a rotation by a whole number of degrees from -20 to 20, for the rest nothing, all with
+    nearest neighbour; then the resize to `patch_size`.
 
     Args:
       rng: generator of this example.
       arrays: record of shape (H, W).
       patch_size: shape of the result.
+      interpolation: of the resize, as of `resize_slices`.
     """
     if rng.random() < 0.5:
         arrays = _turn(arrays, int(rng.integers(4)), int(rng.integers(2)))
     elif rng.random() < 0.5:
         angle = int(rng.integers(-20, 21))
         arrays = {k: ndimage.rotate(a, angle, order=0, reshape=False) for k, a in arrays.items()}
-    return {k: zoom_nearest(a, patch_size) for k, a in arrays.items()}
+    return resize_slices(arrays, patch_size, interpolation)

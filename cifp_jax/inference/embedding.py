@@ -67,7 +67,9 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
         if layout.rank == 3:
             return crop_around(image, center, patch)[None]
         if layout.predicts_whole_slices:
-            return transforms.zoom_nearest(image[..., 0], patch)[..., None]
+            part = transforms.center_crop({"image": image[..., 0]}, config.data.center_crop)
+            part = transforms.resize_slices(part, patch, config.data.interpolation)
+            return part["image"][..., None]
         return np.stack([crop_around(one, center[1:], patch) for one in image])
 
     def describer(variables: dict[str, Any]) -> Describe:

@@ -44,7 +44,13 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
     if layout.predicts_whole_slices:
         predict_volume = make_slicewise(
-            apply, patch, batch, config.model.classes, mode=config.parallel
+            apply,
+            patch,
+            batch,
+            config.model.classes,
+            center_crop=config.data.center_crop,
+            interpolation=config.data.interpolation,
+            mode=config.parallel,
         )
     else:
         stride = tuple(config.evaluation.stride)

@@ -6,27 +6,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from cifp_jax import parallel
-from cifp_jax.data.transforms import zoom_nearest
+from cifp_jax.data import transforms
 from cifp_jax.inference.sliding_window import Apply, PredictVolume, check_sizes
 
 
 def make_slicewise(
-    apply: Apply, patch_size: Sequence[int], batch: int, classes: int, *, mode: str = "jit"
+    apply: Apply,
+    patch_size: Sequence[int],
+    batch: int,
+    classes: int,
+    *,
+    center_crop: int = 0,
+    interpolation: str = "nearest",
+    mode: str = "jit",
 ) -> PredictVolume:
     """Builds `predict_volume(variables, volume) -> probabilities` of a 2D network.
 
-    Each slice is resized to `patch_size`, and its probabilities back, by nearest neighbour (the
-    field's rule). That resizing only picks pixels, so the argmax of the result is the label map
-    that the field gets by resizing the argmax. One compilation serves all volumes.
+    Each slice is cropped to its middle where asked, resized to `patch_size`, and its probabilities
+    are brought back; around the crop stands background. Nearest neighbour, the field's rule, only
+    picks pixels, so the argmax of the result is the label map that the field gets by resizing the
+    argmax. Linear interpolation is more exact. One compilation serves all volumes.
 
     Args:
       apply: `(variables, slices (n, h, w, 1)) -> logits (n, h, w, classes)`.
       patch_size: (h, w), pixels.
       batch: slices in one forward pass; the last batch is filled up with zeros.
       classes: number of classes, background included.
+      center_crop: side of the square in the middle of a slice that is seen, pixels; 0 for all.
+      interpolation: nearest or linear, see `transforms.resize_slices`.
       mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
 
     Returns:
@@ -54,16 +64,14 @@ def make_slicewise(
         variables = parallel.replicate(variables, "jit", mesh)
         result = np.empty((*volume.shape, classes), np.float32)
         for first in range(0, len(volume), batch):
-            slices = zoom_nearest(volume[first : first + batch], patch).astype(np.float32)
+            part = transforms.center_crop({"image": volume[first : first + batch]}, center_crop)
+            part = transforms.resize_slices(part, patch, interpolation)
+            slices = part["image"].astype(np.float32)
             filled = np.pad(slices, ((0, batch - len(slices)), (0, 0), (0, 0)))
             probabilities = np.asarray(forward_all(variables, filled[..., None]))[: len(slices)]
-            result[first : first + batch] = _zoom_back(probabilities, volume.shape[1:])
+            result[first : first + batch] = transforms.restore_slices(
+                probabilities, volume.shape[1:], side=center_crop, interpolation=interpolation
+            )
         return result
 
     return predict_volume
-
-
-def _zoom_back(
-    probabilities: Shaped[np.ndarray, "n h w k"], shape: Sequence[int]
-) -> Shaped[np.ndarray, "n h2 w2 k"]:
-    return np.moveaxis(zoom_nearest(np.moveaxis(probabilities, -1, 1), shape), 1, -1)

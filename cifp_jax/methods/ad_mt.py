@@ -11,9 +11,9 @@ from cifp_jax import parallel
 from cifp_jax.methods import fusion, losses, views
 from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.ema import Decays, warm_decay
-from cifp_jax.methods.settings import Checked, setting
 from cifp_jax.methods.shared import clean_pass, confident, figures, stream_keys
 from cifp_jax.models.network import Network
+from cifp_jax.settings import Checked, setting
 
 _DRAWN = 4096  # periods before the same ones come again; an even number
 

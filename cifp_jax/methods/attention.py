@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from cifp_jax import parallel
 from cifp_jax.methods import tokens as tk
-from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.settings import Checked, setting
 
 CHANNEL_DROPOUT = 0.5
 GATE_STREAM = 100  # keeps the keys of random gates apart from those of tokens

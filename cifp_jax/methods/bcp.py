@@ -11,9 +11,9 @@ from cifp_jax.methods import losses
 from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.ema import Decays
 from cifp_jax.methods.largest_component import keep_largest
-from cifp_jax.methods.settings import Checked, setting
 from cifp_jax.methods.shared import figures
 from cifp_jax.models.network import Network
+from cifp_jax.settings import Checked, setting
 
 SIDE = 2 / 3  # of the box, as a fraction of the image's side
 

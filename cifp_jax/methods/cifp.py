@@ -19,10 +19,10 @@ from cifp_jax.methods.cifp_teacher import PseudoLabels, metrics_of, predict_pseu
 from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.fusion import Settings as Fusion
 from cifp_jax.methods.fusion import fusion_loss
-from cifp_jax.methods.settings import Checked, setting
 from cifp_jax.methods.shared import Clean, clean_pass
 from cifp_jax.methods.views import Settings as Views
 from cifp_jax.models.network import Network
+from cifp_jax.settings import Checked, setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ import jax
 from cifp_jax import parallel
 from cifp_jax.methods import losses, views
 from cifp_jax.methods.context import Batch, Context, Outcome
-from cifp_jax.methods.settings import Checked, setting
 from cifp_jax.methods.shared import clean_pass, confident, figures, stream_keys
 from cifp_jax.models.network import Network
+from cifp_jax.settings import Checked, setting
 
 
 @dataclasses.dataclass(frozen=True)

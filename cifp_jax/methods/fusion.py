@@ -10,7 +10,7 @@ from jax.scipy.special import entr
 from jaxtyping import Array, Float, Key
 
 from cifp_jax.methods.losses import one_hot, segmentation_loss
-from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.settings import Checked, setting
 
 
 @dataclasses.dataclass(frozen=True)

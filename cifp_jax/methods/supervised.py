@@ -5,9 +5,9 @@ import dataclasses
 from cifp_jax import parallel
 from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.losses import one_hot, segmentation_loss
-from cifp_jax.methods.settings import Checked
 from cifp_jax.methods.shared import figures
 from cifp_jax.models.network import Network
+from cifp_jax.settings import Checked
 
 
 @dataclasses.dataclass(frozen=True)

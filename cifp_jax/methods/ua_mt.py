@@ -11,9 +11,9 @@ from cifp_jax.methods import losses
 from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.fusion import normalized_entropy
 from cifp_jax.methods.mean_teacher import noisy
-from cifp_jax.methods.settings import Checked, setting
 from cifp_jax.methods.shared import clean_pass, figures, stream_keys
 from cifp_jax.models.network import Network
+from cifp_jax.settings import Checked, setting
 
 THRESHOLD = (0.75, 1.0)  # of the largest entropy, at the start and at the end of its ramp
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from cifp_jax import parallel
-from cifp_jax.methods.settings import Checked, setting
+from cifp_jax.settings import Checked, setting
 
 JITTER = (0.5, 1.5)
 JITTER_PROBABILITY = 0.8

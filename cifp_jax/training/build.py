@@ -6,31 +6,19 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 import optax
 
-from cifp_jax import parallel
+from cifp_jax import augmentation, parallel
 from cifp_jax.config import Config
 from cifp_jax.data import phantom, pipeline, sources, splits
-from cifp_jax.data.layouts import LAYOUTS, find_layout
-from cifp_jax.evaluation import metrics
-from cifp_jax.methods import METHODS, Method
-from cifp_jax.methods.settings import from_mapping
-from cifp_jax.models import NETWORKS, make_network
-from cifp_jax.models.network import PRECISIONS
-from cifp_jax.scans.preparation import Preparation
+from cifp_jax.data.layouts import find_layout
+from cifp_jax.methods import Method
+from cifp_jax.models import make_network
+from cifp_jax.settings import from_mapping
 from cifp_jax.training import device_scans
 from cifp_jax.training.optimizer import make_optimizer
 from cifp_jax.training.state import TrainState, create_train_state
 from cifp_jax.training.train_step import find_method, make_train_step
-
-WEIGHTS = ("ema", "student")
-REPORTS = ("last", "best")
-
-
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
 
 
 def method_settings(config: Config, name: str = "") -> Any:
@@ -70,73 +58,6 @@ def batch_unit(config: Config) -> int:
     return config.training.accumulate * (2 if pairs else 1)
 
 
-def check_config(config: Config, *, trains: bool = True) -> None:
-    """Raises ValueError at the first setting that cannot work; reads no file.
-
-    Only where it `trains` do the devices have to divide the batch.
-    """
-    _one_of("model.name", config.model.name, tuple(NETWORKS))
-    _one_of("precision", config.precision, tuple(PRECISIONS))
-    layout = find_layout(config.data.name)
-    _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
-    _one_of("evaluation.report", config.evaluation.report, REPORTS)
-    _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
-    for name in trained_methods(config):
-        find_method(name)
-    for name in METHODS:
-        method_settings(config, name)
-    if len(config.model.filters) != 5 or min(config.model.filters) < 1:
-        raise ValueError("config.model.filters must be 5 positive numbers, one a level.")
-    rank = layout.rank
-    sizes = {"data.patch_size": config.data.patch_size}
-    if not layout.predicts_whole_slices:
-        sizes["evaluation.stride"] = config.evaluation.stride
-    for key, value in sizes.items():
-        if len(value) != rank or min(value) < 1:
-            raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
-    for key in ("downsample", "channels"):
-        if config.data[key] < 1:
-            raise ValueError(f"config.data.{key} must be at least 1.")
-    if config.data.downsample > 1 and not layout.may_be_averaged_down:
-        raise ValueError(
-            f"config.data.downsample must be 1 for {config.data.name}: only 3D scans that are not "
-            f"prepared at a spacing of your choice are averaged down. Choose a smaller patch, or "
-            f"prepare the scans at a larger spacing."
-        )
-    if config.data.channels > 1 and not layout.may_have_channels:
-        raise ValueError(
-            f"config.data.channels must be 1 for {config.data.name}, whose images have no more."
-        )
-    if config.data.phantoms and not layout.phantoms:
-        known = ", ".join(name for name, other in LAYOUTS.items() if other.phantoms)
-        raise ValueError(
-            f"config.data.phantoms are written for {known} only, and not for {config.data.name}; "
-            f"set config.data.phantoms=0."
-        )
-    prepared = Preparation(**config.preparation.to_dict())
-    if layout.preparation and prepared not in (Preparation(), layout.preparation):
-        raise ValueError(
-            f"config.preparation says how scans of your own were prepared; those of "
-            f"{config.data.name} are always prepared in the same way. Leave it as it is."
-        )
-    if config.data.on_device and not layout.may_lie_on_device:
-        raise ValueError(
-            f"config.data.on_device serves 3D scans whose crops are turned by quarter turns only, "
-            f"such as those of la, and not {config.data.name}; set config.data.on_device=False."
-        )
-    if config.data.on_device and config.data.patch_size[0] != config.data.patch_size[1]:
-        raise ValueError(
-            f"config.data.patch_size={tuple(config.data.patch_size)}: on the device crops are "
-            f"turned after they are cut, so their first two sides must be equal; make them so, "
-            f"or set config.data.on_device=False."
-        )
-    for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
-        if config.training[key] < 1:
-            raise ValueError(f"config.training.{key} must be at least 1.")
-    if trains:
-        parallel.check_batch(batch_sizes(config), batch_unit(config), config.parallel)
-
-
 def make_split(config: Config) -> splits.Split:
     """The lists of a run, its files checked; phantoms are written first where asked for.
 
@@ -170,6 +91,27 @@ def make_split(config: Config) -> splits.Split:
     return split
 
 
+def strong_settings(config: Config) -> augmentation.Settings | None:
+    """How the step augments its batch; None where it does not.
+
+    Raises:
+      ValueError: a setting has the wrong type or lies outside its range.
+    """
+    if config.augmentation.name == "weak":
+        return None
+    given = config.augmentation.strong.to_dict()
+    return from_mapping(augmentation.Settings, given, "config.augmentation.strong")
+
+
+def crop_size(config: Config) -> tuple[int, ...]:
+    """Sides of the examples that the loader cuts, voxels: larger than the patch where the step
+    turns and resizes crops of scans."""
+    patch, strong = tuple(config.data.patch_size), strong_settings(config)
+    if strong is None or find_layout(config.data.name).predicts_whole_slices:
+        return patch
+    return augmentation.source_size(patch, strong.margin)
+
+
 def make_iterator(config: Config, split: splits.Split) -> Any:
     """The endless iterator over a process's share of the batches."""
     data = config.data
@@ -178,8 +120,11 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
         layout=find_layout(data.name),
         classes=config.model.classes,
         channels=data.channels,
+        center_crop=data.center_crop,
+        interpolation=data.interpolation,
+        weak_slices=config.augmentation.name == "weak",
         downsample=data.downsample,
-        patch_size=tuple(data.patch_size),
+        patch_size=crop_size(config),
         batch_labeled=data.batch_labeled,
         batch_unlabeled=data.batch_unlabeled,
         seed=config.seed,
@@ -201,7 +146,7 @@ def make_scans(config: Config, split: splits.Split, mesh: jax.sharding.Mesh) -> 
     data = config.data
     if not data.on_device:
         return None
-    shape = {"patch_size": tuple(data.patch_size), "downsample": data.downsample}
+    shape = {"patch_size": crop_size(config), "downsample": data.downsample}
     device_scans.check_memory(split, free=parallel.free_memory(), **shape)
     scans = device_scans.stack_scans(split, classes=config.model.classes, **shape)
     return parallel.replicate(scans, config.parallel, mesh)
@@ -238,36 +183,17 @@ def make_step(config: Config) -> Callable[..., Any]:
         optimizer,
         ema_decay=config.ema.decay,
         settings=method_settings(config),
+        strong=strong_settings(config),
+        patch_size=tuple(config.data.patch_size),
         precision=config.precision,
         remat=config.training.remat,
         accumulate=config.training.accumulate,
     )
-    patch_size = tuple(config.data.patch_size)
+    size = crop_size(config)
 
     def step(state: TrainState, batch: Any, scans: Any = None, **layout: Any) -> Any:
         if scans is not None:
-            batch = device_scans.crop_batch(scans, batch, patch_size)
+            batch = device_scans.crop_batch(scans, batch, size)
         return train_step(state, batch, **layout)
 
     return step
-
-
-def check_step(config: Config, state: TrainState) -> None:
-    """Traces one step without computing it, so that a setting that cannot work is named at once.
-
-    Raises:
-      ValueError: of the network (patch size) or the method (an unknown option).
-    """
-    data = config.data
-
-    def array(size: int, dtype: type, *rest: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *rest), dtype)
-
-    def stream(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        image = array(size, np.float32, *data.patch_size, data.channels)
-        return {"image": image, "index": array(size, np.int32)}
-
-    labeled = stream(data.batch_labeled)
-    labeled["label"] = array(data.batch_labeled, np.int32, *data.patch_size)
-    batch = {"labeled": labeled, "unlabeled": stream(data.batch_unlabeled)}
-    jax.eval_shape(make_step(config), state, batch)

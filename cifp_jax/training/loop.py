@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+from clu.parameter_overview import count_parameters
 
 from cifp_jax import parallel
 from cifp_jax.config import Config
-from cifp_jax.data import splits
+from cifp_jax.data import sources, splits
 from cifp_jax.inference import prediction
-from cifp_jax.training import build, run_folder, scoring
+from cifp_jax.training import build, checks, run_folder, scoring
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
@@ -74,10 +75,17 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
         is of another configuration, or of a later step than the last one asked for.
       CaseError: a case could not be predicted or scored.
     """
+    training_cases = split.labeled + split.unlabeled
+    if smaller := sources.count_smaller(training_cases, config.data.center_crop):
+        CONSOLE.print(
+            f"{smaller} of {len(training_cases)} slices are smaller than config.data.center_crop="
+            f"{config.data.center_crop} and are padded with zeros"
+        )
     # What a resumed run starts from, in this order: 1. the last checkpoint of the workdir (state
     # and place in the data), 2. a new state from the seed.
     state, iterator = build.make_state(config), build.make_iterator(config, split)
-    build.check_step(config, state)
+    checks.check_step(config, state)
+    CONSOLE.print(f"{config.method.name} trains {count_parameters(state.params):,} parameters")
     mesh = parallel.make_mesh()
     scans = build.make_scans(config, split, mesh)
     with Checkpoints(workdir / "checkpoints") as checkpoints:

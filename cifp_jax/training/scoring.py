@@ -96,7 +96,8 @@ def score_weights(
             )
     config = config.copy_and_resolve_references()
     config.model.update(facts["network"])
-    config.data.update({key: facts["data"][key] for key in ("patch_size", "downsample")})
+    sizes = ("patch_size", "downsample", "center_crop", "interpolation")
+    config.data.update({key: facts["data"][key] for key in sizes if key in facts["data"]})
     kept = {key: facts.get(key) for key in ("step", "weights", "method", "seed")}
     network = _Network(
         "weights",

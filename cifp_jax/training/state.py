@@ -10,7 +10,7 @@ import optax
 
 from cifp_jax import parallel
 from cifp_jax.methods import Method
-from cifp_jax.methods.settings import default_or_given
+from cifp_jax.settings import default_or_given
 
 
 @flax.struct.dataclass

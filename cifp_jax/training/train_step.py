@@ -1,7 +1,7 @@
 """One pure training step, the same for every method, network, and way of running it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cifp_jax import parallel
+from cifp_jax import augmentation, parallel
 from cifp_jax.methods import METHODS, Method
 from cifp_jax.methods.context import Context, Metrics
-from cifp_jax.methods.settings import default_or_given
 from cifp_jax.models.network import bind
+from cifp_jax.settings import default_or_given
 from cifp_jax.training.state import TrainState, entry, several
+
+_AUGMENTATION = 1000  # keeps its keys apart from those that methods split off
 
 
 def find_method(name: str) -> Method:
@@ -31,6 +33,8 @@ def make_train_step(
     *,
     ema_decay: float,
     settings: Any = None,
+    strong: augmentation.Settings | None = None,
+    patch_size: Sequence[int] = (),
     precision: str = "float32",
     remat: bool = False,
     accumulate: int = 1,
@@ -47,6 +51,9 @@ def make_train_step(
       ema_decay: of the teacher, reached as `min(1 - 1 / (step + 1), ema_decay)` where the method
         has no rule of its own; 0 makes the teacher the student itself (teacher off).
       settings: an instance of `method.settings`; None for its defaults.
+      strong: how both streams are augmented before the method sees them; None leaves the batch as
+        the loader made it.
+      patch_size: where `strong` is given, the spatial shape that it makes of larger crops.
       precision: of images and features, as `models.network.bind` has it.
       remat: whether the students' activations are computed again in the backward pass.
       accumulate: parts that the batch is cut into, one after the other; the gradient is the mean of
@@ -64,6 +71,9 @@ def make_train_step(
         network = model.clone(axis_name=axis_name)
         key = jax.random.fold_in(state.rng, state.step)
         context = Context(key, state.step, axis_name, shards)
+        if strong is not None:
+            own = jax.random.fold_in(key, _AUGMENTATION)
+            batch = augmentation.augment_batch(own, batch, patch_size, strong)
 
         def networks(params: dict[str, Any], batch_stats: Any, train: bool) -> Any:
             pairs = zip(several(params["network"]), several(batch_stats), strict=True)

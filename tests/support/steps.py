@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from cifp_jax.methods.settings import from_mapping
+from cifp_jax.settings import from_mapping
 
 # Compiling is most of the time of many tests.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

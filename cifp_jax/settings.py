@@ -1,4 +1,4 @@
-"""How a method declares its settings: each once, with its meaning, unit and range, and checked.
+"""How settings are declared: each once, with its meaning, unit and range, and checked.
 
 A group of settings is a frozen dataclass whose fields are made by `setting`, or are groups again,
 by `dataclasses.field(default_factory=...)`:

@@ -1,0 +1,129 @@
+"""What cannot work is said before a file is read, and before a step is compiled."""
+
+import jax
+import numpy as np
+
+from cifp_jax import parallel
+from cifp_jax.config import Config
+from cifp_jax.data import transforms
+from cifp_jax.data.layouts import LAYOUTS, find_layout
+from cifp_jax.evaluation import metrics
+from cifp_jax.methods import METHODS
+from cifp_jax.models import NETWORKS
+from cifp_jax.models.network import PRECISIONS
+from cifp_jax.scans.preparation import Preparation
+from cifp_jax.training import build
+from cifp_jax.training.optimizer import OPTIMIZERS, SCHEDULES
+from cifp_jax.training.state import TrainState
+from cifp_jax.training.train_step import find_method
+
+WEIGHTS = ("ema", "student")
+AUGMENTATIONS = ("weak", "strong")
+REPORTS = ("last", "best")
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
+
+
+def check_config(config: Config, *, trains: bool = True) -> None:
+    """Raises ValueError at the first setting that cannot work; reads no file.
+
+    Only where it `trains` do the devices have to divide the batch.
+    """
+    _one_of("model.name", config.model.name, tuple(NETWORKS))
+    _one_of("precision", config.precision, tuple(PRECISIONS))
+    layout = find_layout(config.data.name)
+    _one_of("augmentation.name", config.augmentation.name, AUGMENTATIONS)
+    build.strong_settings(config)
+    _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)
+    _one_of("data.interpolation", config.data.interpolation, transforms.INTERPOLATIONS)
+    _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
+    _one_of("evaluation.report", config.evaluation.report, REPORTS)
+    _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
+    for name in build.trained_methods(config):
+        find_method(name)
+    for name in METHODS:
+        build.method_settings(config, name)
+    if len(config.model.filters) != 5 or min(config.model.filters) < 1:
+        raise ValueError("config.model.filters must be 5 positive numbers, one a level.")
+    rank = layout.rank
+    sizes = {"data.patch_size": config.data.patch_size}
+    if not layout.predicts_whole_slices:
+        sizes["evaluation.stride"] = config.evaluation.stride
+    for key, value in sizes.items():
+        if len(value) != rank or min(value) < 1:
+            raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
+    for key in ("downsample", "channels"):
+        if config.data[key] < 1:
+            raise ValueError(f"config.data.{key} must be at least 1.")
+    if config.data.downsample > 1 and not layout.may_be_averaged_down:
+        raise ValueError(
+            f"config.data.downsample must be 1 for {config.data.name}: only 3D scans that are not "
+            f"prepared at a spacing of your choice are averaged down. Choose a smaller patch, or "
+            f"prepare the scans at a larger spacing."
+        )
+    if config.data.center_crop and not layout.predicts_whole_slices:
+        raise ValueError(
+            f"config.data.center_crop serves whole slices, such as those of acdc, and not "
+            f"{config.data.name}, whose crops lie anywhere; set config.data.center_crop=0."
+        )
+    if config.data.center_crop < 0:
+        raise ValueError("config.data.center_crop must be at least 0, pixels; 0 keeps all.")
+    if config.data.channels > 1 and not layout.may_have_channels:
+        raise ValueError(
+            f"config.data.channels must be 1 for {config.data.name}, whose images have no more."
+        )
+    if config.data.phantoms and not layout.phantoms:
+        known = ", ".join(name for name, other in LAYOUTS.items() if other.phantoms)
+        raise ValueError(
+            f"config.data.phantoms are written for {known} only, and not for {config.data.name}; "
+            f"set config.data.phantoms=0."
+        )
+    prepared = Preparation(**config.preparation.to_dict())
+    if layout.preparation and prepared not in (Preparation(), layout.preparation):
+        raise ValueError(
+            f"config.preparation says how scans of your own were prepared; those of "
+            f"{config.data.name} are always prepared in the same way. Leave it as it is."
+        )
+    if config.data.on_device and not layout.may_lie_on_device:
+        raise ValueError(
+            f"config.data.on_device serves 3D scans whose crops are turned by quarter turns only, "
+            f"such as those of la, and not {config.data.name}; set config.data.on_device=False."
+        )
+    if config.data.on_device and config.data.patch_size[0] != config.data.patch_size[1]:
+        raise ValueError(
+            f"config.data.patch_size={tuple(config.data.patch_size)}: on the device crops are "
+            f"turned after they are cut, so their first two sides must be equal; make them so, "
+            f"or set config.data.on_device=False."
+        )
+    for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
+        if config.training[key] < 1:
+            raise ValueError(f"config.training.{key} must be at least 1.")
+    if trains:
+        parallel.check_batch(build.batch_sizes(config), build.batch_unit(config), config.parallel)
+
+
+def check_step(config: Config, state: TrainState) -> None:
+    """Traces one step without computing it, so that a setting that cannot work is named at once.
+
+    Raises:
+      ValueError: of the network (patch size) or the method (an unknown option).
+    """
+    data = config.data
+
+    def array(size: int, dtype: type, *rest: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *rest), dtype)
+
+    sides = build.crop_size(config)
+
+    def stream(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        image = array(size, np.float32, *sides, data.channels)
+        return {"image": image, "index": array(size, np.int32)}
+
+    labeled = stream(data.batch_labeled)
+    labeled["label"] = array(data.batch_labeled, np.int32, *sides)
+    batch = {"labeled": labeled, "unlabeled": stream(data.batch_unlabeled)}
+    jax.eval_shape(build.make_step(config), state, batch)
