@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cifp_jax import augmentation
 from cifp_jax.methods import METHODS
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.settings import Declared, declarations
@@ -57,6 +58,20 @@ def meanings(docstring: str | None, names: Iterable[str]) -> dict[str, str]:
     return {name: " ".join(m[1].split()) if m else "" for name, m in found.items()}
 
 
+def _declared(kind: type, prefix: str) -> str:
+    """A table of the settings of a group; "" where it has none."""
+    rows = [
+        (
+            _code(f"{prefix}.{key}"),
+            _code(repr(default)),
+            values(declared, default),
+            declared.meaning,
+        )
+        for key, (declared, default) in declarations(kind).items()
+    ]
+    return _table(("setting", "default", "values", "meaning"), rows) if rows else ""
+
+
 def config_page() -> str:
     """Every setting with its default and its meaning."""
     parts = [
@@ -76,24 +91,18 @@ def config_page() -> str:
         "## config.preparation",
         "What `prepare` did to your own scans, so that `predict` does the same to new ones.",
         _table(head, rows),
+        "## config.augmentation.strong",
+        "How `config.augmentation.name=strong` augments labelled and unlabelled images.",
+        _declared(augmentation.Settings, "config.augmentation.strong"),
         "## config.methods",
         "`config.method.name` is one of the names below; each method has its settings to itself. "
         "The defaults are those of the method's file in `cifp_jax/methods/`; a configuration file "
         "may set others for its data.",
     ]
-    head = ("setting", "default", "values", "meaning")
     for name, method in sorted(METHODS.items()):
         parts += [f"### {name}", inspect.cleandoc(method.loss.__doc__ or "").splitlines()[0]]
-        rows = [
-            (
-                _code(f"config.methods.{name}.{key}"),
-                _code(repr(default)),
-                values(declared, default),
-                declared.meaning,
-            )
-            for key, (declared, default) in declarations(method.settings).items()
-        ]
-        parts.append(_table(head, rows) if rows else "It has no settings.")
+        rows = _declared(method.settings, f"config.methods.{name}")
+        parts.append(rows or "It has no settings.")
     return "\n\n".join(parts) + "\n"
 
 

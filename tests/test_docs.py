@@ -119,10 +119,15 @@ def test_the_reference_reads_settings_and_options():
     keys = [key for key, part in default_config().items() if not hasattr(part, "items")]
     for name, part in default_config().items():
         if name != "methods" and hasattr(part, "items"):
-            keys += [f"{name}.{key}" for key in part]
-    for key in flatten_dict(default_config().methods.to_dict(), sep="."):
-        row = rf"^\| `config\.methods\.{key}` \| `.*` \| .* \| [A-Z].*\.\)? \|$"
-        assert re.search(row, page, re.MULTILINE), key
+            keys += [f"{name}.{key}" for key, own in part.items() if not hasattr(own, "items")]
+    declared = {
+        "methods": default_config().methods,
+        "augmentation.strong": default_config().augmentation.strong,
+    }
+    for group, part in declared.items():
+        for key in flatten_dict(part.to_dict(), sep="."):
+            row = rf"^\| `config\.{group}\.{key}` \| `.*` \| .* \| [A-Z].*\.\)? \|$"
+            assert re.search(row, page, re.MULTILINE), key
     for key in keys:
         assert re.search(rf"^\| `config\.{key}` \| `.*` \| \S.* \|$", page, re.MULTILINE), key
 
