@@ -179,6 +179,8 @@ def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
     [
         ("method", "name", "supervised"),
         ("data", "name", "la"),
+        ("data", "center_crop", 160),
+        ("augmentation", "name", "strong"),
         ("model", "classes", 3),
         ("preparation", "spacing", (1.0, 1.0, 1.0)),
     ],

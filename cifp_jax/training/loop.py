@@ -17,7 +17,7 @@ from cifp_jax.training import build, checks, run_folder, scoring
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
-from cifp_jax.training.state import TrainState, network_variables
+from cifp_jax.training.state import TrainState, network_variables, several
 
 
 class Run(NamedTuple):
@@ -85,7 +85,8 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
     # and place in the data), 2. a new state from the seed.
     state, iterator = build.make_state(config), build.make_iterator(config, split)
     checks.check_step(config, state)
-    CONSOLE.print(f"{config.method.name} trains {count_parameters(state.params):,} parameters")
+    count = sum(map(count_parameters, several(state.params["network"])))
+    CONSOLE.print(f"{config.method.name} trains {count:,} parameters")
     mesh = parallel.make_mesh()
     scans = build.make_scans(config, split, mesh)
     with Checkpoints(workdir / "checkpoints") as checkpoints:

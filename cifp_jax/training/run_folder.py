@@ -1,10 +1,13 @@
 """A finished run, read back from its folder."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from cifp_jax.config import Config, default_config
 from cifp_jax.inference.prediction import preparation
@@ -12,6 +15,12 @@ from cifp_jax.inference.weights import load_weights
 from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.state import network_variables
+
+# What a run keeps from its start to its end and to its evaluation.
+_SAME = (
+    *("method.name", "data.name", "data.center_crop", "data.interpolation"),
+    *("model", "augmentation", "preparation"),
+)
 
 
 def _tuples(value: Any) -> Any:
@@ -56,21 +65,26 @@ def load_config(workdir: pathlib.Path) -> Config:
 
 
 def check_same(config: Config, workdir: pathlib.Path) -> None:
-    """Raises ValueError where `workdir` holds a run of another method, network or data.
+    """Raises ValueError where `workdir` holds a run of another method, network, data or recipe.
 
     Their checkpoints may have the same shapes, so that nothing else would notice.
     """
     if not (workdir / "config.json").is_file():
         return
     before = load_config(workdir)
-    kept = (("method.name", "method"), ("data.name", "data"), ("model", ""), ("preparation", ""))
-    for name, part in kept:
-        then, now = (c[part]["name"] if part else c[name].to_dict() for c in (before, config))
+    for name in _SAME:
+        then, now = (_setting(c, name) for c in (before, config))
         if then != now:
             raise ValueError(
                 f"{workdir} is a run with config.{name}={then!r}, and not {now!r}. Use the run's "
                 f"own config, or another --workdir."
             )
+
+
+def _setting(config: Config, name: str) -> Any:
+    """A setting by its dotted name; a part of the configuration as a dict."""
+    value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+    return value.to_dict() if isinstance(value, ConfigDict) else value
 
 
 def check_same_data(config: Config, file: pathlib.Path, facts: Mapping[str, Any]) -> None:
