@@ -17,6 +17,8 @@ TRIALS = {
     "d7_unl44_ce": "side by side, cross entropy alone on the unlabelled part",
     "d7_unl44_al": "side by side, pseudo labels aligned with the labelled prior",
     "d7_full": "both, with refined and fused pseudo labels and stronger gray-value changes",
+    "e7_ctrl": "7 patients, longer still, from the longer control: supervised, the control",
+    "e7_full": "from the trial with all parts, its refinement falling to 0",
     "base3": "3 patients: supervised, the network that the others start from",
     "c3_ctrl": "supervised, the control",
     "c3_unl44": "side by side",
