@@ -21,7 +21,7 @@ BELOW = {
     "data": {"scans", *_GROUND},
     "models": _GROUND,
     "augmentation": _GROUND,
-    "methods": _DATA,
+    "methods": {"augmentation", *_DATA},
     "config": {"augmentation", "methods", *_DATA},
     "inference": {"config", *_DATA},
     "evaluation": {"inference", *_DATA},

@@ -1,6 +1,7 @@
 """Changes of grey values: by hand, by SciPy, and with their probabilities."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +58,21 @@ def test_noise_is_measured_in_the_image():
     settings = dataclasses.replace(NOTHING, noise=(1.0, 0.2, 0.2))
     added = jax.jit(intensity.change, static_argnums=2)(jax.random.key(0), image, settings) - image
     np.testing.assert_allclose(np.std(added), 20, rtol=0.05)
+
+
+def test_filter_spreads_a_point_as_a_gaussian():
+    image = jnp.zeros((21, 21, 1)).at[10, 10, 0].set(1.0)
+    out = np.asarray(intensity.gaussian_filter(image, jnp.float32(1.5)))[..., 0]
+    np.testing.assert_allclose(out.sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(out[10, 10], 1 / (2 * math.pi * 1.5**2), rtol=1e-3)
+    np.testing.assert_allclose(out[12, 10] / out[10, 10], math.exp(-4 / (2 * 1.5**2)), rtol=1e-4)
+    np.testing.assert_allclose(out[12, 13] / out[10, 10], math.exp(-13 / (2 * 1.5**2)), rtol=1e-4)
+
+
+def test_filter_keeps_flat_volumes_and_axes_apart():
+    flat = jnp.full((6, 5, 4, 2), -1.5)
+    np.testing.assert_allclose(intensity.gaussian_filter(flat, jnp.float32(2)), flat, rtol=1e-5)
+    ramp = jnp.broadcast_to(jnp.arange(4.0)[None, None, :, None], (6, 5, 4, 1))
+    out = intensity.gaussian_filter(ramp, jnp.float32(1))
+    np.testing.assert_allclose(out, jnp.broadcast_to(out[:1, :1], out.shape), rtol=1e-5)
+    assert out[0, 0, 0, 0] > 0.2

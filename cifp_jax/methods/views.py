@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from cifp_jax import parallel
+from cifp_jax.augmentation import intensity
 from cifp_jax.settings import Checked, setting
 
 JITTER = (0.5, 1.5)
@@ -64,30 +65,14 @@ def jitter(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Arra
 def gamma(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
     """Raises the image, rescaled to [0, 1] by its range, to the power exp(U(-0.5, 0.5))."""
     power = jnp.exp(jax.random.uniform(key, minval=GAMMA[0], maxval=GAMMA[1]))
-    low, high = jnp.min(image), jnp.max(image)
-    width = jnp.maximum(high - low, 1e-6)
-    return low + width * ((image - low) / width) ** power
+    return intensity.gamma(image, power)
 
 
 def blur(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
     """Blurs along every spatial axis, with a sigma of 0.1 to 2 pixels and probability 0.5."""
     apply, sigma = jax.random.uniform(key, (2,))
     sigma = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma
-    return jnp.where(apply < BLUR_PROBABILITY, gaussian_filter(image, sigma), image)
-
-
-def gaussian_filter(
-    image: Float[Array, "*spatial c"], sigma: Float[Array, ""]
-) -> Float[Array, "*spatial c"]:
-    """Filters by a Gaussian; at the border the weights inside the image are renormalised."""
-    for axis in range(image.ndim - 1):
-        position = jnp.arange(image.shape[axis], dtype=image.dtype)
-        # One small matrix product an axis: a one-channel convolution is slow on the CPU.
-        weights = jnp.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
-        weights = weights / jnp.sum(weights, axis=1, keepdims=True)
-        filtered = jnp.tensordot(weights, image, (1, axis), precision=jax.lax.Precision.HIGHEST)
-        image = jnp.moveaxis(filtered, 0, axis)
-    return image
+    return jnp.where(apply < BLUR_PROBABILITY, intensity.gaussian_filter(image, sigma), image)
 
 
 def noise(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
