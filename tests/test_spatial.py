@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +43,9 @@ def test_any_map_is_that_of_scipy():
     shift = np.array([0.4, -1.3], np.float32)
     geometry = spatial.identity(2)._replace(matrix=jnp.asarray(matrix), shift=jnp.asarray(shift))
     middle = (np.array(image.shape) - 1) / 2
-    expected = ndimage.affine_transform(
-        image, matrix, middle + shift - matrix @ middle, order=1, mode="constant"
-    )
-    inside = ndimage.affine_transform(
-        np.ones_like(image), matrix, middle + shift - matrix @ middle, order=1, mode="constant"
-    )
+    offset: Any = middle + shift - matrix @ middle
+    expected = ndimage.affine_transform(image, matrix, offset, order=1, mode="constant")
+    inside = ndimage.affine_transform(np.ones_like(image), matrix, offset, order=1, mode="constant")
     whole = inside == 1  # at the border, SciPy and JAX fade to zero in different ways
     assert whole.sum() > 20
     np.testing.assert_allclose(

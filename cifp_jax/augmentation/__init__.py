@@ -14,18 +14,17 @@ from cifp_jax.augmentation.settings import Settings
 __all__ = ["Settings", "augment", "augment_batch", "augment_labeled", "source_size"]
 
 
-def _one(
+def _seen(
     key: Key[Array, ""],
     image: Float[Array, "*source c"],
-    label: Int[Array, "*source"] | None,
     shape: tuple[int, ...],
     settings: Settings,
-) -> tuple[Float[Array, "*shape c"], Int[Array, "*shape"] | None]:
-    place_key, grey_key = jax.random.split(key)
+) -> tuple[Float[Array, "*shape c"], Float[Array, "r *shape"]]:
+    """One image, augmented, and the places in the source that it was read from."""
+    place_key, gray_key = jax.random.split(key)
     geometry = spatial.draw_geometry(place_key, shape, settings)
     at = spatial.places(geometry, image.shape[:-1], shape)
-    seen = intensity.change(grey_key, spatial.read_linear(image, at), settings)
-    return seen, None if label is None else spatial.read_nearest(label, at)
+    return intensity.change(gray_key, spatial.read_linear(image, at), settings), at
 
 
 def augment(
@@ -34,7 +33,7 @@ def augment(
     shape: tuple[int, ...],
     settings: Settings,
 ) -> Float[Array, "b *shape c"]:
-    """Unlabelled images under random geometry and grey values.
+    """Unlabelled images under random geometry and gray values.
 
     Args:
       keys: one an example.
@@ -42,7 +41,7 @@ def augment(
       shape: spatial shape of the result, which is read around the middle of the source.
       settings: kinds and strengths.
     """
-    return jax.vmap(lambda k, x: _one(k, x, None, shape, settings)[0])(keys, image)
+    return jax.vmap(lambda k, x: _seen(k, x, shape, settings)[0])(keys, image)
 
 
 def augment_labeled(
@@ -54,7 +53,8 @@ def augment_labeled(
 ) -> tuple[Float[Array, "b *shape c"], Int[Array, "b *shape"]]:
     """As `augment`, with the label under the same geometry: the image is read linearly, the label
     at the nearest voxel."""
-    return jax.vmap(lambda k, x, y: _one(k, x, y, shape, settings))(keys, image, label)
+    seen, at = jax.vmap(lambda k, x: _seen(k, x, shape, settings))(keys, image)
+    return seen, jax.vmap(spatial.read_nearest)(label, at)
 
 
 def source_size(patch_size: Sequence[int], margin: float) -> tuple[int, ...]:
