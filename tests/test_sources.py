@@ -146,3 +146,18 @@ def test_real_data_is_sound(data_dir, layout, labeled, rank, classes):
     sources.check_cases(split.labeled + split.unlabeled, classes=classes, rank=rank)
     sources.check_cases(split.validation, classes=classes, rank=3)
     assert time.process_time() - begin < 10
+
+
+def test_slices_shorter_than_a_crop_along_either_side_are_counted(tmp_path):
+    cases = []
+    for name, shape in (
+        ("low", (4, 9)),
+        ("narrow", (9, 5)),
+        ("fits", (6, 6)),
+        ("volume", (2, 9, 3)),
+    ):
+        cases.append(sources.Case(name, tmp_path / f"{name}.h5"))
+        with h5py.File(cases[-1].path, "w") as file:
+            file["image"] = np.zeros(shape, np.float32)
+    assert sources.count_smaller(cases, 6) == 3
+    assert sources.count_smaller(cases, 3) == 0

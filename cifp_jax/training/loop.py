@@ -76,10 +76,11 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
       CaseError: a case could not be predicted or scored.
     """
     training_cases = split.labeled + split.unlabeled
-    if smaller := sources.count_smaller(training_cases, config.data.center_crop):
+    crop = config.data.center_crop
+    if crop and (smaller := sources.count_smaller(training_cases, crop)):
         CONSOLE.print(
             f"{smaller} of {len(training_cases)} slices are smaller than config.data.center_crop="
-            f"{config.data.center_crop} and are padded with zeros"
+            f"{crop} and are padded with zeros"
         )
     # What a resumed run starts from, in this order: 1. the last checkpoint of the workdir (state
     # and place in the data), 2. a new state from the seed.
