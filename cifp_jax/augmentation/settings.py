@@ -53,13 +53,13 @@ class Settings(Checked):
         0.3, "The probability of an elastic deformation.", low=0, high=1
     )
     gamma: tuple[float, float, float] = setting(
-        (0.3, 0.6, 1.65), f"Gamma, by the exponent of gray values{_CHANCE}"
+        (0.75, 0.6, 1.65), f"Gamma, by the exponent of gray values{_CHANCE}"
     )
     brightness: tuple[float, float, float] = setting(
-        (0.3, 0.7, 1.3), f"Brightness, by a factor{_CHANCE}"
+        (0.75, 0.7, 1.3), f"Brightness, by a factor{_CHANCE}"
     )
     contrast: tuple[float, float, float] = setting(
-        (0.3, 0.65, 1.5), f"Contrast, by a factor{_CHANCE}"
+        (0.75, 0.65, 1.5), f"Contrast, by a factor{_CHANCE}"
     )
     blur: tuple[float, float, float] = setting(
         (0.2, 0.5, 1.0), f"Blur, by the filter's standard deviation in voxels{_CHANCE}"
@@ -68,7 +68,7 @@ class Settings(Checked):
         (0.2, 0.5, 1.0), f"Lower resolution, by the share that is left{_CHANCE}"
     )
     noise: tuple[float, float, float] = setting(
-        (0.2, 0.1, 0.3), f"Noise, by its standard deviation in those of the image{_CHANCE}"
+        (0.5, 0.1, 0.3), f"Noise, by its standard deviation in those of the image{_CHANCE}"
     )
 
     def __post_init__(self) -> None:
