@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
-from cifp_jax.augmentation import Settings, augment, augment_labeled
+from cifp_jax.augmentation import Settings, augment, augment_batch, carry, source_size
 from tests.support.augmentation import NOTHING
 
 SHAPES = ((12, 10), (8, 6, 10))
@@ -21,9 +21,19 @@ def example(shape: tuple[int, ...], count: int = 4) -> tuple[jax.Array, jax.Arra
     return jnp.asarray(drawn.normal(size=(count, *shape, 2)), jnp.float32), jnp.asarray(label)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def labeled(keys, image, label, shape, settings):
-    return augment_labeled(keys, image, label, shape, settings)
+def streams(image: jax.Array, label: jax.Array) -> dict:
+    """A batch whose two streams show the same."""
+    index = jnp.arange(len(image), dtype=jnp.int32)
+    return {
+        "labeled": {"image": image, "label": label, "index": index},
+        "unlabeled": {"image": image, "index": index},
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def labeled(image, label, shape, settings):
+    batch = augment_batch(jax.random.key(3), streams(image, label), shape, settings)
+    return batch["labeled"]["image"], batch["labeled"]["label"]
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -38,7 +48,7 @@ def keys(count: int = 4) -> jax.Array:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_strength_changes_nothing(shape):
     image, label = example(shape)
-    seen, same = labeled(keys(), image, label, shape, NOTHING)
+    seen, same = labeled(image, label, shape, NOTHING)
     np.testing.assert_allclose(seen, image, atol=1e-6)
     np.testing.assert_array_equal(same, label)
 
@@ -47,7 +57,7 @@ def test_no_strength_changes_nothing(shape):
 def test_of_a_larger_source_the_middle_is_seen(shape):
     source = tuple(n + 4 for n in shape)
     image, label = example(source)
-    seen, below = labeled(keys(), image, label, shape, NOTHING)
+    seen, below = labeled(image, label, shape, NOTHING)
     middle = (slice(None), *(slice(2, -2) for _ in shape))
     np.testing.assert_allclose(seen, image[middle], atol=1e-6)
     np.testing.assert_array_equal(below, label[middle])
@@ -71,22 +81,43 @@ def test_image_and_label_keep_together(shape):
     block[tuple(slice(2, n - 3) for n in shape)] = 1
     label = jnp.asarray(np.stack([block] * 16))
     image = label[..., None].astype(jnp.float32)
-    seen, below = labeled(keys(16), image, label, shape, settings)
+    seen, below = labeled(image, label, shape, settings)
     sure = (seen[..., 0] < 0.01) | (seen[..., 0] > 0.99)
     assert 0.2 < float(jnp.mean(sure)) < 1
     np.testing.assert_array_equal(seen[..., 0][sure] > 0.5, below[sure] > 0)
     assert float(jnp.mean(below != label)) > 0, "nothing has moved"
 
 
-def test_an_unlabelled_image_is_seen_as_a_labelled_one():
-    image, label = example((12, 10))
-    seen, _ = labeled(keys(), image, label, (12, 10), Settings())
-    np.testing.assert_array_equal(unlabeled(keys(), image, (12, 10), Settings()), seen)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prediction_is_carried_as_a_label_is(shape):
+    """A sure prediction of the source becomes that of the image that was read from it."""
+    settings = dataclasses.replace(NOTHING, full_rotation=1.0, scale=(1.0, 0.7, 1.35), elastic=0.05)
+    source = tuple(n + 4 for n in shape)
+    _, label = example(source, 8)
+    probs = jax.nn.one_hot(label, 3)
+    seen, places = unlabeled(keys(8), probs, shape, settings)
+    carried = jax.jit(carry)(probs, places)
+    np.testing.assert_allclose(carried.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(carried[..., 1:], seen[..., 1:], atol=1e-5)
+
+
+def test_outside_of_the_source_a_carried_prediction_is_background():
+    probs = jnp.zeros((1, 4, 3)).at[..., 2].set(1.0)
+    inside = jnp.array([[[0.0, 1.5, 3.0]]])
+    np.testing.assert_allclose(carry(probs, inside), probs[:, :3])
+    # Half a voxel beyond the border half of the reading is of what lies outside.
+    beyond = jnp.array([[[-0.5, 9.0]]])
+    np.testing.assert_allclose(carry(probs, beyond)[0], [[0.5, 0, 0.5], [1, 0, 0]])
+
+
+def test_sources_leave_room_and_suit_the_networks():
+    assert source_size((64, 64, 48), 1.25) == (80, 80, 64)
+    assert source_size((64, 48), 1.0) == (64, 48)
 
 
 def test_every_example_has_its_own_draw():
     image, _ = example((12, 10))
-    seen = unlabeled(keys(), jnp.stack([image[0]] * 4), (12, 10), Settings())
+    seen, _ = unlabeled(keys(), jnp.stack([image[0]] * 4), (12, 10), Settings())
     assert len({np.asarray(one).tobytes() for one in seen}) == 4
 
 
@@ -95,14 +126,14 @@ def test_the_same_over_four_devices():
     mesh = parallel.make_mesh()
     assert mesh.size == 4
 
-    def step(image, label, index):
-        own = parallel.example_keys(jax.random.key(1), index)
-        return augment_labeled(own, image, label, (12, 10), Settings())
+    def step(batch):
+        return augment_batch(jax.random.key(1), batch, (12, 10), Settings())
 
+    batch = streams(image, label)
     with parallel.random_numbers():
-        alone = jax.jit(step)(image, label, jnp.arange(4, dtype=jnp.int32))
+        alone = jax.jit(step)(batch)
         shards = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
-        spread = [jax.device_put(x, shards) for x in (image, label, jnp.arange(4, dtype=jnp.int32))]
-        shared = jax.jit(step, in_shardings=(shards,) * 3, out_shardings=shards)(*spread)
-    np.testing.assert_allclose(shared[0], alone[0], atol=1e-5)
-    np.testing.assert_array_equal(shared[1], alone[1])
+        spread = jax.device_put(batch, shards)
+        shared = jax.jit(step, in_shardings=(shards,), out_shardings=shards)(spread)
+    np.testing.assert_array_equal(shared["labeled"]["label"], alone["labeled"]["label"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared, alone)

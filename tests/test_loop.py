@@ -4,6 +4,7 @@ import collections
 import json
 import signal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from cifp_jax.data import sources
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
 from cifp_jax.reports.summaries import reported_summary
-from cifp_jax.training import build, loop
+from cifp_jax.training import build, loop, run_folder
+from cifp_jax.training.checkpoint import Checkpoints
 from tests.support.runs import small
 
 
@@ -104,3 +106,35 @@ def test_a_run_is_stopped_or_resumed_as_it_says(config, tmp_path, monkeypatch, c
     with pytest.raises(ValueError, match=r"is at step 2 already.*training\.steps=1: ask for more"):
         loop.train(config, split, tmp_path)
     assert (tmp_path / "config.json").read_text() == written
+
+
+def test_a_run_starts_from_the_network_of_another(config, tmp_path, capsys):
+    """Both teachers and the student are the network that the other run reports; a resumed run is
+    that of its own checkpoint, and another network is refused."""
+    split = build.make_split(config)
+    loop.train(config, split, tmp_path / "base")
+    wanted = run_folder.load_network(tmp_path / "base")[1]
+
+    config.method.name, config.seed = "ad_mt", 1
+    config.training.init_from = str(tmp_path / "base")
+    loop.train(config, split, tmp_path / "run")
+    assert "started from the network of" in capsys.readouterr().out
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        state = checkpoints.restore(build.make_state(config), 2)
+    for params, stats in (
+        (state.params["network"], state.batch_stats),
+        *zip(state.ema_params["network"], state.ema_batch_stats, strict=True),
+    ):
+        got = {"params": params, "batch_stats": stats}
+        jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+    config.training.steps = 4
+    loop.train(config, split, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert "resumed" in printed
+    assert "started" not in printed
+
+    config.model.filters = (2, 2, 4, 4, 8)
+    with pytest.raises(ValueError, match=r"init_from=.*config.model=.*init_from=''"):
+        loop.train(config, split, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -5,26 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from cifp_jax import parallel
 from cifp_jax.augmentation import intensity, spatial
 from cifp_jax.augmentation.settings import Settings
 
-__all__ = ["Settings", "augment", "augment_batch", "augment_labeled", "source_size"]
+__all__ = ["Settings", "augment", "augment_batch", "carry", "source_size"]
 
-
-def _seen(
-    key: Key[Array, ""],
-    image: Float[Array, "*source c"],
-    shape: tuple[int, ...],
-    settings: Settings,
-) -> tuple[Float[Array, "*shape c"], Float[Array, "r *shape"]]:
-    """One image, augmented, and the places in the source that it was read from."""
-    place_key, gray_key = jax.random.split(key)
-    geometry = spatial.draw_geometry(place_key, shape, settings)
-    at = spatial.places(geometry, image.shape[:-1], shape)
-    return intensity.change(gray_key, spatial.read_linear(image, at), settings), at
+_WHOLE = 16  # sides of sources of volumes are multiples of it, so that a network takes them
 
 
 def augment(
@@ -32,8 +21,8 @@ def augment(
     image: Float[Array, "b *source c"],
     shape: tuple[int, ...],
     settings: Settings,
-) -> Float[Array, "b *shape c"]:
-    """Unlabelled images under random geometry and gray values.
+) -> tuple[Float[Array, "b *shape c"], Float[Array, "b r *shape"]]:
+    """Images under random geometry and gray values, and the places that they were read from.
 
     Args:
       keys: one an example.
@@ -41,25 +30,32 @@ def augment(
       shape: spatial shape of the result, which is read around the middle of the source.
       settings: kinds and strengths.
     """
-    return jax.vmap(lambda k, x: _seen(k, x, shape, settings)[0])(keys, image)
+
+    def one(
+        key: Key[Array, ""], image: Float[Array, "*source c"]
+    ) -> tuple[Float[Array, "*shape c"], Float[Array, "r *shape"]]:
+        place_key, gray_key = jax.random.split(key)
+        geometry = spatial.draw_geometry(place_key, shape, settings)
+        at = spatial.places(geometry, image.shape[:-1], shape)
+        return intensity.change(gray_key, spatial.read_linear(image, at), settings), at
+
+    return jax.vmap(one)(keys, image)
 
 
-def augment_labeled(
-    keys: Key[Array, " b"],
-    image: Float[Array, "b *source c"],
-    label: Int[Array, "b *source"],
-    shape: tuple[int, ...],
-    settings: Settings,
-) -> tuple[Float[Array, "b *shape c"], Int[Array, "b *shape"]]:
-    """As `augment`, with the label under the same geometry: the image is read linearly, the label
-    at the nearest voxel."""
-    seen, at = jax.vmap(lambda k, x: _seen(k, x, shape, settings))(keys, image)
-    return seen, jax.vmap(spatial.read_nearest)(label, at)
+def carry(
+    probs: Float[Array, "b *source k"], places: Float[Array, "b r *shape"]
+) -> Float[Array, "b *shape k"]:
+    """A prediction of the sources as one of the images that `augment` read at these places.
+
+    It is read linearly; what lies outside of a source is background.
+    """
+    read = jax.vmap(spatial.read_linear)(probs, places)
+    return read.at[..., 0].add(1 - read.sum(axis=-1))
 
 
 def source_size(patch_size: Sequence[int], margin: float) -> tuple[int, ...]:
-    """Sides of the crops that patches of this size are read from, voxels."""
-    return tuple(math.ceil(side * margin) for side in patch_size)
+    """Sides of the crops that patches of this size are read from, voxels: multiples of 16."""
+    return tuple(_WHOLE * math.ceil(side * margin / _WHOLE) for side in patch_size)
 
 
 def augment_batch(
@@ -67,26 +63,22 @@ def augment_batch(
 ) -> dict[str, Any]:
     """Both streams of a batch (`methods.context.Batch`), strongly augmented.
 
+    Images are read linearly, labels at the nearest voxel of the same places.
+
     Args:
       key: of the step; each example draws by its index in its stream.
       batch: images and labels of the size of `source_size`, or of the patch.
       shape: of the patch.
       settings: kinds and strengths.
     """
-    labeled, unlabeled = batch["labeled"], batch["unlabeled"]
-    key_l, key_u = jax.random.split(key)
     size = tuple(shape)
-    image, label = augment_labeled(
-        parallel.example_keys(key_l, labeled["index"]),
-        labeled["image"],
-        labeled["label"],
-        size,
-        settings,
-    )
-    other = augment(
-        parallel.example_keys(key_u, unlabeled["index"]), unlabeled["image"], size, settings
-    )
-    return {
-        "labeled": labeled | {"image": image, "label": label},
-        "unlabeled": unlabeled | {"image": other},
-    }
+    labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+    keys = [
+        parallel.example_keys(own, stream["index"])
+        for own, stream in zip(jax.random.split(key), (labeled, unlabeled), strict=True)
+    ]
+    image, at = augment(keys[0], labeled["image"], size, settings)
+    label = jax.vmap(spatial.read_nearest)(labeled["label"], at)
+    other, places = augment(keys[1], unlabeled["image"], size, settings)
+    seen = {"image": other, "places": places, "source": unlabeled["image"]}
+    return {"labeled": labeled | {"image": image, "label": label}, "unlabeled": unlabeled | seen}

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Int, Key
 
 # Two streams of examples, whose images are weakly augmented:
 #   `labeled`: `image` (l, *spatial, c), `label` int32 (l, *spatial), `index` int32 (l,);
-#   `unlabeled`: `image` (u, *spatial, c), `index` int32 (u,).
+#   `unlabeled`: `image` (u, *spatial, c), `index` int32 (u,); and where the step augments strongly,
+#     `source` (u, *source, c), what the image was read from, and `places` (u, r, *spatial), where.
 # An example draws its random numbers by its index, so they do not depend on its place in the batch.
 Batch = dict[str, Any]
 

@@ -82,8 +82,8 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
             f"{smaller} of {len(training_cases)} slices are smaller than config.data.center_crop="
             f"{crop} and are padded with zeros"
         )
-    # What a resumed run starts from, in this order: 1. the last checkpoint of the workdir (state
-    # and place in the data), 2. a new state from the seed.
+    # What a run starts from, in this order: 1. the last checkpoint of the workdir (state and place
+    # in the data), 2. the network of config.training.init_from, 3. a new state from the seed.
     state, iterator = build.make_state(config), build.make_iterator(config, split)
     checks.check_step(config, state)
     count = sum(map(count_parameters, several(state.params["network"])))
@@ -102,6 +102,10 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
                 )
             state = checkpoints.restore(state, last, iterator)
             CONSOLE.print(f"resumed {workdir} at step {last}")
+        elif config.training.init_from:
+            path = pathlib.Path(config.training.init_from)
+            state = run_folder.start_from(path, config, state)
+            CONSOLE.print(f"started from the network of {path}")
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(build.describe(config))
         first = int(state.step)
