@@ -22,7 +22,7 @@ from cifp_jax.settings import unknown
 from cifp_jax.training import build, checks, compare, loop, scoring
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, with a variant after a colon: configs/la.py:laptop."
+    "config", None, "Configuration file, with a variant after a colon: configs/la.py:cpu."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -42,7 +42,7 @@ flags.mark_flag_as_required("config")
 
 
 def default_workdir(config_file: str, method: str) -> pathlib.Path:
-    """`configs/la.py:laptop` and `cifp` give `runs/la_laptop_cifp`.
+    """`configs/la.py:cpu` and `cifp` give `runs/la_cpu_cifp`.
 
     `prepare` names every configuration `config.py`: then the folder's name stands for it, so that
     two data sets do not share a run.

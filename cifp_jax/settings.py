@@ -125,7 +125,7 @@ def _groups(kind: type) -> dict[str, Any]:
 def declarations(kind: type, prefix: str = "") -> dict[str, tuple[Declared, Any]]:
     """Declaration and default of every setting of a group, those of groups inside it included.
 
-    The names are dotted: `fusion.gamma` stands for the setting `gamma` of the group `fusion`.
+    The names are dotted: `fusion.kind` stands for the setting `kind` of the group `fusion`.
     """
     found: dict[str, tuple[Declared, Any]] = {}
     for name, inner in _groups(kind).items():
@@ -179,7 +179,7 @@ def unknown(name: str, known: Iterable[str]) -> ValueError:
     """The error for a setting that does not exist, which names the nearest of `known`."""
 
     def likeness(other: str) -> float:
-        # The last part of a name says most: `gama` means `fusion.gamma` and not `gate`.
+        # The last part of a name says most: `knd` means `fusion.kind` and not `gate`.
         pairs = ((name, other), (name.rpartition(".")[2], other.rpartition(".")[2]))
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 

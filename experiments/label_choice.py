@@ -42,7 +42,6 @@ DRAWS = (1, 2, 3)
 PARTS = ("score", "uncertainty", "disagreement")
 SETTINGS: dict[str, Any] = {
     "method.name": "supervised",
-    "data.patch_size": (64, 64),
     "data.batch_labeled": 8,
     "data.batch_unlabeled": 2,
     "training.evaluate_every": 0,
@@ -77,7 +76,7 @@ def cell(
     """The run of one choice of labelled patients."""
     root = write_root(data, folder / "roots" / label, patients)
     own = {"data.root": root, "data.labeled": len(patients), "seed": seed, "training.steps": steps}
-    return Cell(f"{label}_seed{seed}", label, "configs/acdc.py:laptop", SETTINGS | own)
+    return Cell(f"{label}_seed{seed}", label, "configs/acdc.py:cpu", SETTINGS | own)
 
 
 def listed_patients(data: pathlib.Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Runs the cells of a table that have no result yet: `python -m experiments.run --table=acdc`.
 
-    python -m experiments.run --table=acdc --budget=laptop --seeds=0,1,2 --only=cifp,supervised
+    python -m experiments.run --table=acdc --budget=cpu --seeds=0,1,2 --only=cifp,supervised
     python -m experiments.run --table=protocol --budget=full --minutes=8
     python -m experiments.run --table=smoke
 
@@ -219,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--budget",
         choices=planned_runs.BUDGETS,
-        default="laptop",
-        help="the scale: laptop (two CPU cores) or full",
+        default="cpu",
+        help="the scale: cpu (two cores) or full",
     )
     parser.add_argument("--seeds", default="0", help="for example 0,1,2")
     parser.add_argument("--only", default="", help="parts of cell names, for example cifp,acdc3")

@@ -21,7 +21,7 @@ def root(tmp_path_factory):
         ("model.name", "wnet", "config.model.name is 'wnet'; known: unet, vnet"),
         ("data.name", "mri", "known: la, acdc"),
         ("method.name", "cipf", "known: ad_mt, bcp, cifp, cps"),
-        ("methods.cifp.fusion.gamma", -1.0, "methods.cifp.fusion.gamma is -1.0, but must be at"),
+        ("methods.cifp.perturbation.gate", 2.0, "perturbation.gate is 2.0, but must be from 0 to"),
         ("methods.bcp.alpha", -1.0, "config.methods.bcp.alpha is -1.0"),  # also where it is unused
         ("parallel", "tpu", "known: jit, pmap, none"),
         ("evaluation.weights", "mean", "known: ema, student"),
@@ -58,14 +58,7 @@ def test_a_device_needs_whole_pairs_where_images_are_mixed_in_pairs(root):
         config.update_from_flattened_dict(settings)
         return build.batch_unit(config)
 
-    assert unit() == 1  # boxes of CIFP come from the labelled partner
-    assert unit(**{"methods.cifp.views.cutmix_source": "unlabeled"}) == 2
-    assert (
-        unit(**{"methods.cifp.views.cutmix_source": "unlabeled", "methods.cifp.views.cutmix": 0.0})
-        == 1
-    )
-    assert unit(**{"methods.cifp.perturbation.key_source": "unlabeled"}) == 2
-    assert unit(**{"methods.cifp.perturbation.kind": "learned"}) == 2
+    assert unit() == 1  # the partners of CIFP are labelled images
     assert unit(**{"method.name": "unimatch", "training.accumulate": 3}) == 6
     assert unit(**{"method.name": "supervised"}) == 1
     assert unit(compare=("supervised", "unimatch")) == 2
@@ -115,9 +108,8 @@ def test_what_prepared_scans_do_not_allow(key, value, answer, root):
     [
         ("data.labeled", 99, "cannot give 99 labelled"),
         ("data.patch_size", (30, 32), r"\(32, 32\)"),
-        ("methods.cifp.perturbation.kind", "nope", "known: cross_image"),
-        ("methods.cifp.perturbation.gate", "nope", "known: top_half"),
-        ("methods.cifp.perturbation.stages", (6,), "1 to 5"),
+        ("methods.cifp.fusion.kind", "nope", "known: entropy, mean, none"),
+        ("methods.cifp.perturbation.stage", 6, "1 to 5"),
     ],
 )
 def test_training_stops_before_it_writes(key, value, answer, root, tmp_path):

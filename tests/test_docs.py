@@ -112,7 +112,7 @@ def test_the_reference_reads_settings_and_options():
     assert "| `--mode` | train | Train and evaluate, or evaluate a finished run. |" in page
     page = REFERENCE["config_page"]()
     assert (
-        "| `config.methods.cifp.perturbation.tau` | `0.1` | above 0 | The temperature of the"
+        "| `config.methods.cifp.perturbation.gate` | `0.1` | from 0 to 1 log K | The uncertainty of"
         in page
     )
     # Every key of the configuration has a line, and each line says something.

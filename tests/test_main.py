@@ -166,9 +166,9 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
             "--config.methods.unimatch.drop=0.1",
             "method.name is cifp, so config.methods.unimatch.drop",
         ),
-        ("--config.method.tau=0.1", "Say config.methods.cifp.perturbation.tau."),
+        ("--config.method.gate=0.1", "Say config.methods.cifp.perturbation.gate."),
         ("--config.method.fusion=mean", "Say config.methods.cifp.fusion.kind."),
-        ("--config.methods.cifp.fusion.kind=best", "fusion.kind is 'best'; known: entropy, kl"),
+        ("--config.methods.cifp.fusion.kind=best", "fusion.kind is 'best'; known: entropy, mean"),
         ("--config.methods.cifp.lambda_max=-1", "lambda_max is -1.0, but must be at least 0."),
         ("--weights=x.safetensors", "--weights is for --mode=evaluate"),
         (
@@ -178,7 +178,7 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
         ("--config.compare=('cps','bcp') --config.method.name=bcp", "compares cps, bcp; choose"),
         ("--config=nowhere.py", "nowhere.py"),
         ("--config.model.filters=(8,8)", "config.model.filters must be 5 positive numbers"),
-        ("--config.methods.cifp.gama=1", "the nearest are config.methods.cifp.fusion.gamma,"),
+        ("--config.methods.cifp.gat=1", "the nearest are config.methods.cifp.perturbation.gate,"),
         ("--config.training.stebs=1", "the nearest are config.training.steps,"),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_wrong_line_of_a_configuration_file_is_shown(line, answer, tmp_path):
 
 
 def test_the_default_folder_says_what_was_run():
-    assert str(default_workdir("configs/la.py:laptop", "cifp")) == "runs/la_laptop_cifp"
+    assert str(default_workdir("configs/la.py:cpu", "cifp")) == "runs/la_cpu_cifp"
     assert str(default_workdir("configs/acdc.py", "supervised")) == "runs/acdc_supervised"
     # What `prepare` writes: two data sets do not share a run.
     assert str(default_workdir("data/hearts/config.py", "cifp")) == "runs/hearts_cifp"

@@ -21,8 +21,7 @@ from tests.support.steps import make_batch, quick, settings_with
 
 # What a short run and a network of two stages need.
 SETTINGS = {
-    "perturbation.stages": (1, 2),
-    "perturbation.tokens": 8,
+    "perturbation.stage": 2,
     "threshold": 0.4,
     "ramp_steps": 2,
     "threshold_steps": 2,

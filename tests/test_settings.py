@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cifp_jax.methods import METHODS, attention, fusion
+from cifp_jax.methods import METHODS, feature_perturbation, fusion
 from cifp_jax.settings import Checked, Declared, declarations, from_mapping, setting
 
 
@@ -63,13 +63,13 @@ def test_settings_made_in_a_notebook_are_checked_too():
     with pytest.raises(ValueError, match=r"fusion\.Settings\.kind is 'max'; known: entropy"):
         fusion.Settings(kind="max")
     with pytest.raises(
-        ValueError, match=r"attention\.Settings\.alpha is 2\.0, but must be from 0 to 1"
+        ValueError, match=r"feature_perturbation\.Settings\.gate is 2\.0, but must be from 0 to 1"
     ):
-        attention.Settings(alpha=2.0)
+        feature_perturbation.Settings(gate=2.0)
     with pytest.raises(ValueError, match=r"test_settings\.Outer\.inner must be a .*Inner"):
         Outer(inner="b")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match="gama"):
-        fusion.Settings(gama=1.0)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="tau"):
+        fusion.Settings(tau=1.0)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ FILTERS = (2, 2, 4, 4, 4)
 STEPS = 4
 LEARNING_RATE = 0.01  # of both protocols
 # Settings of CIFP for two stages and few steps.
-SMALL = {"perturbation.stages": (1, 2), "perturbation.tokens": 8, "ramp_steps": 2}
+SMALL = {"perturbation.stage": 2, "ramp_steps": 2}
 
 
 CASES = {
@@ -82,8 +82,7 @@ def run(mode: str, step, state, batch):
     "network", ["two_stages", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "vnet"))]
 )
 def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
-    stages = (1, 2) if network == "two_stages" else (3, 4, 5)
-    settings: dict[str, Any] = SMALL | {"perturbation.stages": stages}
+    settings: dict[str, Any] = SMALL | {"perturbation.stage": 2 if network == "two_stages" else 3}
     step, new_state, batch = make_all(network, "cifp", **settings)
     expected, expected_metrics = run("none", step, new_state(), batch)
     for mode in ("jit", "pmap"):

@@ -11,7 +11,7 @@ from cifp_jax import parallel
 from cifp_jax.augmentation import intensity, spatial
 from cifp_jax.augmentation.settings import Settings
 
-__all__ = ["Settings", "augment", "augment_batch", "carry", "source_size"]
+__all__ = ["Settings", "augment", "augment_batch", "carry", "read", "source_size"]
 
 _WHOLE = 16  # sides of sources of volumes are multiples of it, so that a network takes them
 
@@ -42,6 +42,13 @@ def augment(
     return jax.vmap(one)(keys, image)
 
 
+def read(
+    image: Float[Array, "b *source c"], places: Float[Array, "b r *shape"]
+) -> Float[Array, "b *shape c"]:
+    """Images at the places of `augment`: its result before gray values are changed."""
+    return jax.vmap(spatial.read_linear)(image, places)
+
+
 def carry(
     probs: Float[Array, "b *source k"], places: Float[Array, "b r *shape"]
 ) -> Float[Array, "b *shape k"]:
@@ -49,8 +56,8 @@ def carry(
 
     It is read linearly; what lies outside of a source is background.
     """
-    read = jax.vmap(spatial.read_linear)(probs, places)
-    return read.at[..., 0].add(1 - read.sum(axis=-1))
+    carried = read(probs, places)
+    return carried.at[..., 0].add(1 - carried.sum(axis=-1))
 
 
 def source_size(patch_size: Sequence[int], margin: float) -> tuple[int, ...]:

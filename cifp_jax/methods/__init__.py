@@ -61,7 +61,7 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "ad_mt": Method(ad_mt.loss, ad_mt.Settings, teachers=2, decays=ad_mt.decays),
     "bcp": Method(bcp.loss, bcp.Settings, decays=bcp.decays),
-    "cifp": Method(cifp.loss, cifp.Settings, cifp.init, pairs=cifp.pairs),
+    "cifp": Method(cifp.loss, cifp.Settings, pairs=_never),
     "cps": Method(cps.loss, cps.Settings, students=2, pairs=_never),
     "crossmatch": Method(crossmatch.loss, crossmatch.Settings),
     "fixmatch": Method(fixmatch.loss, fixmatch.Settings),

@@ -1,6 +1,7 @@
 """AD-MT, alternate diverse teaching (Zhao et al., ECCV 2024)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -92,9 +93,9 @@ def loss(
             for one in teacher
         ]
     )
-    # Entropies in bits at temperature 1: the weights above.
-    weighing = fusion.Settings(kind="entropy", temperature=1.0)
-    goal = confident(fusion.fuse(members, weighing).probs, settings.threshold)
+    # In units of log K, a bit is 1 / log2 K.
+    bit = 1 / math.log2(members.shape[-1])
+    goal = confident(fusion.fuse(members, bit).probs, settings.threshold)
     labels = jnp.argmax(members, axis=-1)
 
     second = active_teacher(context.step, settings.period) == 1

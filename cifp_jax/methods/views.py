@@ -10,7 +10,6 @@ mean, gamma works on the image rescaled to its own range, and the noise is measu
 standard deviations. Nothing is clipped to a range. The order is fixed.
 """
 
-import dataclasses
 import functools
 import math
 
@@ -20,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from cifp_jax import parallel
 from cifp_jax.augmentation import intensity
-from cifp_jax.settings import Checked, setting
 
 JITTER = (0.5, 1.5)
 JITTER_PROBABILITY = 0.8
@@ -30,25 +28,6 @@ GAMMA = (-0.5, 0.5)  # of the exponent's natural logarithm
 NOISE, NOISE_LIMIT = 0.1, 0.2  # standard deviations of the image
 BOX_SHARE = (0.02, 0.4)
 BOX_ASPECT = (0.3, 3.3)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings(Checked):
-    """Which strong views of an unlabelled image there are."""
-
-    count: int = setting(1, "The number of strong views of each image.", options=(1, 2))
-    cutmix: float = setting(
-        1.0,
-        "The probability of a CutMix box in each strong view; 0 switches CutMix off.",
-        low=0,
-        high=1,
-    )
-    cutmix_source: str = setting(
-        "labeled",
-        "What a box shows: the labelled partner under a photometric change, with its true label "
-        "and R = 1 (labeled), or another strong view and its pseudo label (unlabeled).",
-        options=("labeled", "unlabeled"),
-    )
 
 
 def jitter(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
