@@ -54,13 +54,13 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     optimizer = torch.optim.SGD(student.parameters(), 0.01, 0.9, weight_decay=1e-4)
     label = torch.randint(0, classes, (batch, *shape), device=device)
     label = torch.nn.functional.one_hot(label, classes).movedim(-1, 1).float()
-    x_l, x_w = image(), image()
+    x_l, x_u = image(), image()
 
     def supervised() -> Any:
         return torch_cifp.segmentation_loss(student(x_l), label)
 
     def cifp() -> Any:
-        return torch_cifp.loss(student, teacher, x_l, label, x_w)
+        return torch_cifp.loss(student, teacher, x_l, label, x_u)
 
     objective = {"supervised": supervised, "cifp": cifp}[method]
     cast: Any = contextlib.nullcontext
