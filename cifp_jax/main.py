@@ -5,6 +5,7 @@ with their meaning, in `cifp_jax/config.py`, and those of a method in its file i
 `cifp_jax/methods/`.
 """
 
+import io
 import pathlib
 import sys
 import traceback
@@ -157,6 +158,8 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows how far the run is
     host.use_compilation_cache()
     host.keep_memory()
     config = _CONFIG.value

@@ -68,10 +68,10 @@ def test_what_is_planned_fits(gigabytes, thickness):
 
 
 def test_step_bytes_by_hand():
-    # 2D, one resolution: 4 passes x 2 images x 256 pixels x 16 arrays x 8 channels x 4 bytes.
-    assert step_bytes((16, 16), 2, (8,)) == 4 * 2 * 256 * 16 * 8 * 4
+    # 2D, one resolution: 3 x 2 images x 256 pixels x 16 arrays x 8 channels x 4 bytes.
+    assert step_bytes((16, 16), 2, (8,)) == 3 * 2 * 256 * 16 * 8 * 4
     # A second resolution of 16 channels holds a quarter of the pixels: as much as 4 more channels.
-    assert step_bytes((16, 16), 2, (8, 16)) == 4 * 2 * 256 * 16 * 12 * 4
+    assert step_bytes((16, 16), 2, (8, 16)) == 3 * 2 * 256 * 16 * 12 * 4
 
 
 def test_every_device_gets_pairs():

@@ -54,3 +54,20 @@ def test_the_first_line_of_a_resumed_run_counts_its_own_steps(clock):
     clock[0] += 37 * 0.5
     assert line.logged(300, 0.5) == {"images_per_second": 16.0}
     assert "5:50 left" in out.getvalue()
+
+
+def test_a_class_that_vanishes_is_told_once_until_it_comes_back():
+    line, out = make_line()
+    there = {"lambda": 1.0, "pseudo_share_1": 0.02, "pseudo_share_2": 0.01}
+    gone = there | {"pseudo_share_2": 0.0}
+    line.watched(50, gone | {"lambda": 0.05})  # hardly learned from yet
+    line.watched(100, there)
+    assert not out.getvalue()
+    for step in (150, 200):
+        line.watched(step, gone)
+    assert out.getvalue().count("warning") == 1
+    assert "step  150/1000  warning: no pseudo label holds class 2 any more" in out.getvalue()
+    assert "config.training.init_from" in out.getvalue()
+    line.watched(250, there)
+    line.watched(300, gone)
+    assert out.getvalue().count("warning") == 2

@@ -50,12 +50,12 @@ class Plan:
 def step_bytes(patch: Sequence[int], batch: int, filters: Sequence[int]) -> int:
     """Estimate of what a training step of CIFP keeps in memory.
 
-    One pass over the labelled images and three over the unlabelled ones (two strong views and the
-    perturbed features), each of which keeps `_MAPS` arrays a resolution, in float32.
+    One pass over labelled and unlabelled images, which keeps `_MAPS` arrays a resolution of each,
+    in float32, and half as much again for the teacher, which sees larger crops.
     """
     voxels = math.prod(patch)
     by_resolution = [f / 2 ** (i * len(patch)) for i, f in enumerate(filters)]
-    return int(4 * batch * voxels * _MAPS * sum(by_resolution) * 4)
+    return int(3 * batch * voxels * _MAPS * sum(by_resolution) * 4)
 
 
 def _rounded_up(sides: Sequence[float]) -> list[int]:
@@ -151,6 +151,7 @@ def make_plan(
     reasons.append(why)
     steps = (30_000 if planned_rank == 2 else 15_000) if machine.accelerated else 4000
     reasons.append(f"{steps} steps: {'the literature' if machine.accelerated else 'for a CPU'}.")
+    reasons.append("Strong augmentation and AdamW: the recipe that gave the best figures on ACDC.")
     values = tuple(labels)
     preparation = Preparation(True, axes, target, normalization, tuple(labels.values()), values)
     return Plan(
@@ -215,9 +216,16 @@ def settings(
         "data.batch_labeled": plan.batch,
         "data.batch_unlabeled": plan.batch,
         "data.cache_gb": round(min(max(bytes_on_disk / 2**30, 1.0), 16.0), 1),
+        "augmentation.name": "strong",
         "model.name": "vnet" if plan.rank == 3 else "unet",
         "model.classes": plan.classes,
         "model.filters": plan.filters,
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.weight_decay": 0.01,
+        "optimizer.schedule": "cosine",
+        "optimizer.warmup_steps": max(plan.steps // 30, 1),
+        "optimizer.clip": 1.0,
         "training.steps": plan.steps,
         "training.evaluate_every": max(plan.steps // 15, 1) if validation else 0,
         "evaluation.stride": stride,

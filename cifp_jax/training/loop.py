@@ -152,3 +152,4 @@ def _take_steps(run: Run) -> int:
             scalars = _means(pending)
             pending = []
             run.writer.write(step, scalars | progress.logged(step, scalars["loss"]))
+            progress.watched(step, scalars)

@@ -1,9 +1,11 @@
 """What a person sees while a run goes on."""
 
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
 
+SHARE = "pseudo_share_"  # of each class, in the metrics of methods that report it
 CONSOLE = Console(highlight=False)
 
 
@@ -25,6 +27,7 @@ class Progress:
           images: of a step.
         """
         self._console, self._steps, self._images = console, steps, images
+        self._vanished: set[str] = set()
         self._start(first)
 
     def _start(self, step: int) -> None:
@@ -45,6 +48,25 @@ class Progress:
         speed, left = self._images / seconds, seconds * (self._steps - step)
         self._print(step, f"loss {loss:.4f}  {speed:.1f} images/s  {_duration(left)} left")
         return {"images_per_second": speed}
+
+    def watched(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Warns of classes that have vanished from the pseudo labels, each time that one does.
+
+        Args:
+          step: steps done so far.
+          scalars: means over the steps since the line before. Those named `pseudo_share_<class>`
+            are watched once `lambda`, the weight with which they are learned, is above 0.1.
+        """
+        shares = {k: v for k, v in scalars.items() if k.startswith(SHARE)}
+        gone = {k for k, v in shares.items() if v == 0 and scalars.get("lambda", 0.0) > 0.1}
+        for name in sorted(gone - self._vanished):
+            self._print(
+                step,
+                f"warning: no pseudo label holds class {name.removeprefix(SHARE)} any more. What "
+                f"helps: a longer ramp (ramp_steps), a smaller lambda_max, more labelled images, "
+                f"or a start from a supervised network (config.training.init_from)",
+            )
+        self._vanished = gone
 
     def validated(self, step: int, figures: dict[str, float]) -> None:
         """Prints the figures of a validation that has just ended, and starts the clock again."""
