@@ -1,6 +1,6 @@
 """Brings finished runs into `experiments/results/`, one JSON a run.
 
-    python -m experiments.collect experiments/results/acdc_laptop_equal_time runs/acdc_laptop_cifp
+    python -m experiments.collect experiments/results/acdc_cpu runs/acdc_cpu_cifp
 
 `experiments.run` does it for the runs that it makes; this command is for a run that was started by
 hand. Of a run it takes the configuration, the figures and the curve: no scan, no picture of one, no

@@ -10,15 +10,16 @@ import pathlib
 import re
 import sys
 
-from experiments import result_tables, search_tables, speed_tables
+from experiments import first_form_tables, result_tables, search_tables, speed_tables
 
 PAGES = (
-    *("README.md", "benchmarks/RESULTS.md", "experiments/results/README.md"),
-    *("experiments/weights/README.md", "docs/explanation/method.md", "docs/howto/label_next.md"),
-    *("docs/howto/own_data.md", "docs/howto/short_slots.md", "docs/start.md"),
-    "experiments/results/core_search.md",
+    *("README.md", "benchmarks/RESULTS.md", "docs/start.md", "docs/howto/label_next.md"),
+    *("docs/howto/own_data.md", "docs/howto/short_slots.md", "experiments/weights/README.md"),
+    *("experiments/results/core_search.md", "experiments/results/first_form/README.md"),
 )
-TABLES = result_tables.TABLES | search_tables.TABLES | speed_tables.TABLES
+TABLES = (
+    result_tables.TABLES | first_form_tables.TABLES | search_tables.TABLES | speed_tables.TABLES
+)
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -151,11 +151,12 @@ def table(folder: pathlib.Path) -> str:
     results = read_results(folder / "runs")
     one = next(iter(results.values()))
     steps, hardware = one["config"]["training"]["steps"], one["reported"]["facts"]["hardware"]
+    sides = " x ".join(map(str, one["config"]["data"]["patch_size"]))
     scans = known["scans"]
     lines = [
         "# Labels chosen by the ranking against random choice",
         "",
-        f"ACDC, supervised, 64 x 64, 8 slices a step, {steps} steps from scratch, last step, EMA",
+        f"ACDC, supervised, {sides}, 8 slices a step, {steps} steps from scratch, last step, EMA",
         f"weights, 20 validation volumes; hardware: {hardware}. The network of seed 0 with",
         f"the first {FIRST} patients labelled ranks the {len(scans)} scans of the others, of which",
         f"{MORE} more are labelled then.",

@@ -2,7 +2,7 @@
 
 Into each folder of results it writes `table.md`, with the published figures beside ours, and
 `labels.png` (Dice by number of labels), `curves.png` (validation Dice over steps) and `bars.png`
-(Dice of each label). Folders can be named: `experiments/results/acdc_small`. Afterwards
+(Dice of each label). Folders can be named: `experiments/results/acdc_cpu`. Afterwards
 `python -m experiments.figures` brings the tables of the documents up to date.
 
 Methods are compared with one reference on the seeds that both have, and ranked by that difference:
@@ -41,8 +41,8 @@ class Borrowed(NamedTuple):
     known_as: str
 
 
-# The default of the ablation is CIFP in its table of methods. Supervised training has none of the
-# settings by which the earlier tables of CIFP differ.
+# In `first_form/`: the default of the ablation is CIFP in its table of methods, and supervised
+# training has none of the settings by which the earlier tables of CIFP differ.
 BORROWED = {
     "ablation_small": Borrowed("acdc_small", "cifp", "default"),
     "acdc_small_slow_ramp": Borrowed("acdc_small", "supervised", "supervised"),
@@ -276,8 +276,9 @@ def draw(results: Results, folder: pathlib.Path) -> None:
 
 
 def folders() -> list[pathlib.Path]:
-    """The folders that hold results."""
-    return sorted({path.parent for path in RESULTS.glob("*/*.json")})
+    """The folders that hold results, those of CIFP's first form too."""
+    paths = [*RESULTS.glob("*/*.json"), *RESULTS.glob("first_form/*/*.json")]
+    return sorted({path.parent for path in paths if path.name != "recorded.json"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

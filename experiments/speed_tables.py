@@ -43,9 +43,9 @@ def speed() -> str:
 
     return paragraph(
         f"On two cores of a CPU a supervised step takes {said('V-Net supervised')} (V-Net) and "
-        f"{said('U-Net supervised')} (U-Net) of the time that PyTorch takes, and a step of CIFP "
-        f"{said('V-Net CIFP')} and {said('U-Net CIFP')}, over all runs on two kinds of CPU. To "
-        f"predict a scan takes {said('V-Net, 200')} and {said('U-Net, 10')} of its time."
+        f"{said('U-Net supervised')} (U-Net) of the time that PyTorch takes, and a step of CIFP's "
+        f"first form {said('V-Net CIFP')} and {said('U-Net CIFP')}, over all runs on two kinds of "
+        f"CPU. To predict a scan takes {said('V-Net, 200')} and {said('U-Net, 10')} of its time."
     )
 
 

@@ -9,24 +9,18 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cifp_jax.config import default_config
-from cifp_jax.reports.summaries import PROTOCOL
 from cifp_jax.training import checks
 from experiments import collect, planned_runs, published, report, run
 from experiments.stop import Stop
-from tests.support.runs import CONFIG, FACTS, OVERALL, scripted, write_run
+from tests.support.runs import result, scripted, write_results, write_run
 
-
-def result(dice: float, seed: int, label: str = "cifp", labeled: int = 7) -> dict:
-    overall = OVERALL | {"dice": {"mean": dice, "std": 1.0}}
-    return {
-        "protocol": PROTOCOL,
-        "label": label,
-        "seconds": 3600.0 * (seed + 1),
-        "config": CONFIG | {"data": {"name": "acdc", "labeled": labeled}},
-        "reported": {"facts": FACTS | {"seed": seed}, "overall": overall},
-        "checkpoints": {},
-        "curve": {"step": [100, 200], "dice": [50.0, dice]},
-    }
+# Patches of the first form's folders, by data and scale of that day.
+FIRST_FORM = {
+    "ablation_small": (64, 64),
+    "acdc_small": (64, 64),
+    "acdc_laptop": (96, 96),
+    "la_laptop": (48, 48, 32),
+}
 
 
 @pytest.mark.parametrize("table", planned_runs.TABLES)
@@ -142,12 +136,6 @@ def test_an_unknown_table_names_the_known_ones(capsys):
     )
 
 
-def write_results(folder: pathlib.Path, **results: dict) -> None:
-    folder.mkdir(exist_ok=True)
-    for name, one in results.items():
-        (folder / f"{name}.json").write_text(json.dumps(one))
-
-
 def test_the_table_by_hand(tmp_path):
     write_results(
         tmp_path,
@@ -222,7 +210,7 @@ def test_a_table_borrows_the_seeds_that_it_lacks(tmp_path):
 
 def test_what_is_borrowed_has_the_settings_of_the_table_and_its_figures():
     """The ablation's default was run once as such: it is the method of the other table."""
-    folder = report.RESULTS / "ablation_small"
+    folder = report.RESULTS / "first_form/ablation_small"
     own = json.loads((folder / "acdc7_default_seed0.json").read_text())
     other = json.loads((folder.parent / "acdc_small/acdc7_cifp_seed0.json").read_text())
     assert own["config"] == other["config"]
@@ -232,16 +220,18 @@ def test_what_is_borrowed_has_the_settings_of_the_table_and_its_figures():
 def test_result_folders_say_the_variant_that_they_hold():
     for folder in report.folders():
         name, variant = folder.name.split("_")[:2]
-        module = importlib.import_module(f"configs.{'acdc' if name == 'ablation' else name}")
-        config = module.get_config(variant)
-        for result in collect.read_results(folder).values():
-            patch = tuple(result["config"]["data"]["patch_size"])
-            assert patch == config.data.patch_size, folder.name
-    cell = planned_runs.cells("ablation", "laptop", (0,))[0]
-    assert run.folder_name(cell, "ablation") == "ablation_small"
-    cells = planned_runs.cells("protocol", "laptop", (0,))
+        if folder.parent.name == "first_form":
+            wanted = FIRST_FORM[f"{name}_{variant}"]
+        else:
+            module = importlib.import_module(f"configs.{'acdc' if name == 'ablation' else name}")
+            wanted = module.get_config(variant).data.patch_size
+        for one in collect.read_results(folder).values():
+            assert tuple(one["config"]["data"]["patch_size"]) == wanted, folder.name
+    cell = planned_runs.cells("ablation", "cpu", (0,))[0]
+    assert run.folder_name(cell, "ablation") == "ablation_cpu"
+    cells = planned_runs.cells("protocol", "cpu", (0,))
     names = {run.folder_name(cell, "protocol") for cell in cells}
-    assert names == {"acdc_small", "la_laptop"}
+    assert names == {"acdc_cpu", "la_cpu"}
 
 
 def test_an_empty_folder_says_so(tmp_path):
@@ -265,7 +255,7 @@ def test_published_figures_are_percentages_and_distances_with_their_source():
 
 def test_every_committed_table_is_that_of_its_results():
     folders = report.folders()
-    assert len(folders) >= 4
+    assert {"acdc_small", "ablation_small"} <= {folder.name for folder in folders}
     for folder in folders:
         expected = report.table(report.read(folder))
         assert (folder / "table.md").read_text() == expected, (

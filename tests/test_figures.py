@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from experiments import figures, report, result_tables, speed_tables
+from experiments import figures, first_form_tables, report, result_tables, speed_tables
+from tests.support.runs import result, write_results
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +35,36 @@ def test_every_marked_page_is_kept_up_to_date_and_every_table_stands_somewhere()
 
 
 def test_a_digit_changed_by_hand_is_put_right():
-    page = pathlib.Path("README.md").read_text(encoding="utf-8")
-    assert page.count("| 79.77 |") == 1
-    edited = page.replace("| 79.77 |", "| 89.77 |")
+    page = (first_form_tables.FIRST / "README.md").read_text(encoding="utf-8")
+    assert page.count("| 78.06 | 65.38 |") == 1
+    edited = page.replace("| 78.06 | 65.38 |", "| 88.06 | 65.38 |")
     assert figures.fill(edited) == page != edited
     # What stands outside of the markers is left as it is.
-    assert figures.fill("79.77\n<!-- end -->") == "79.77\n<!-- end -->"
-    with pytest.raises(ValueError, match="no table 'acdcc'; known: acdc, la, "):
+    assert figures.fill("78.06\n<!-- end -->") == "78.06\n<!-- end -->"
+    with pytest.raises(ValueError, match="no table 'acdcc'; known: published, label_choice, "):
         figures.fill("<!-- table: acdcc -->\n<!-- end -->")
 
 
 def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
-    """Every figure of a row comes from the file of its run."""
-    overall = {
-        "dice": {"mean": 80.004},
-        "jaccard": {"mean": 70.0},
-        "hd95": {"mean": 3.5},
-        "asd": {"mean": 1.25},
-        "missed": 2,
-    }
-    one = {"reported": {"overall": overall}, "config": {"training": {"steps": 12_000}}}
-    (tmp_path / "runs").mkdir()
-    for method in ("supervised", "cifp"):
-        (tmp_path / f"runs/la_8_{method}_0.json").write_text(json.dumps(one))
-    minutes = {"runs": {"la_8_supervised_0": "5 min", "la_8_cifp_0": "6 min"}}
-    (tmp_path / "recorded.json").write_text(json.dumps({"minutes": minutes}))
+    """Means over seeds of the files, and the difference on the seed that both rows have."""
+    write_results(
+        tmp_path / "acdc_cpu",
+        a=result(80.004, 0, label="supervised"),
+        b=result(81.0, 0),
+        c=result(83.0, 1),
+        d=result(50.0, 0, labeled=3),
+        e=result(99.0, 0, label="bcp"),
+    )
     monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
-    assert result_tables.main_table("runs", "la_8").splitlines() == [
-        "| | Dice % | Jaccard % | 95HD | ASD | missed | steps | time |",
-        "|---|---|---|---|---|---|---|---|",
-        "| supervised only | 80.00 | 70.00 | 3.50 | 1.25 | 2 | 12,000 | 5 min |",
-        "| CIFP | 80.00 | 70.00 | 3.50 | 1.25 | 2 | 12,000 | 6 min |",
+    # Mean 82, sample standard deviation sqrt 2; an hour and two hours.
+    assert result_tables.main_table("acdc_cpu", 7).splitlines() == [
+        "| | Dice % | Jaccard % | 95HD | ASD | missed | Dice minus supervised's (seeds) "
+        "| checkpoint | steps | time |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| supervised only | 80.00 | 70.00 | 3.00 | 1.00 | 2 | reference | best at 200 | 300 "
+        "| 60 min |",
+        "| CIFP | 82.00 ± 1.41 | 70.00 ± 0.00 | 3.00 ± 0.00 | 1.00 ± 0.00 | 2 | +1.00 (1) "
+        "| best at 200 | 300 | 90 min |",
     ]
 
 
@@ -84,7 +84,7 @@ def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
 
 
 def test_recorded_figures_say_when_and_on_what_they_were_measured():
-    for folder in (report.RESULTS, speed_tables.SPEED):
+    for folder in (report.RESULTS, first_form_tables.FIRST, speed_tables.SPEED):
         content = result_tables.load(folder / "recorded.json")
         assert content["note"]
         for name, one in content["tables"].items():

@@ -98,7 +98,11 @@ def test_the_table(tmp_path):
         one = {
             "protocol": PROTOCOL,
             "label": label,
-            "config": {"seed": 0, "training": {"steps": 800}},
+            "config": {
+                "seed": 0,
+                "data": {"patch_size": [32, 48]},
+                "training": {"steps": 800},
+            },
             "reported": {
                 "facts": {"hardware": "one core"},
                 "overall": {"dice": {"mean": dice}, "hd95": {"mean": 9.0}, "missed": 2},
@@ -106,6 +110,7 @@ def test_the_table(tmp_path):
         }
         (tmp_path / f"runs/{label}_seed0.json").write_text(json.dumps(one))
     text = label_choice.table(tmp_path)
+    assert "supervised, 32 x 48, 8 slices a step, 800 steps" in text
     assert "| first | - | 0 | 50.00 | 9.00 | 2 | - |" in text
     assert "| ranked | 002 | 0 | 61.25 | 9.00 | 2 | 40.0 |" in text
     assert "random1" not in text
