@@ -95,6 +95,7 @@ def default_config() -> Config:
 
     config.training = ConfigDict()
     config.training.init_from = ""  # run or file of weights to start from; "": from the seed
+    config.training.supervised_steps = 0  # the first steps, on labelled images alone
     config.training.steps = 30_000  # to the end of the run, of the schedule too
     config.training.remat = False  # compute activations twice instead of keeping them
     config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part

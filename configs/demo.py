@@ -17,7 +17,9 @@ def get_config(variant: str = "2d") -> Config:
     config.data.root = f"runs/phantoms_{variant}"
     config.data.batch_labeled = config.data.batch_unlabeled = 4
     config.model.filters = (8, 16, 32, 64, 128)
-    config.optimizer.learning_rate = 0.05
+    config.augmentation.name = "strong"
+    config.optimizer.update(name="adamw", learning_rate=2e-3, weight_decay=0.01)
+    config.optimizer.update(schedule="cosine", warmup_steps=50, clip=1.0)
     config.training.log_every = 50
     config.training.evaluate_every = 0
     if variant == "2d":
@@ -39,7 +41,7 @@ def get_config(variant: str = "2d") -> Config:
         config.evaluation.stride = (16, 16, 16)
     else:
         raise ValueError(f"configs/demo.py has no variant {variant!r}; known: 2d, 3d.")
-    # The ramp is longer than the run on purpose: so early a teacher is weak, and at the last step
-    # its pseudo labels weigh 66 % (2D) or 19 % (3D) of lambda_max.
-    set_where_present(config.methods, ramp_steps=700, lambda_max=0.5)
+    # Pseudo labels of an untrained teacher hold nothing but background, and would stay so.
+    config.training.supervised_steps = config.training.steps // 2
+    set_where_present(config.methods, ramp_steps=config.training.steps // 2)
     return config

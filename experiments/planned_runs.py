@@ -29,7 +29,8 @@ BUDGETS = ("cpu", "full")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "perturbation=none": {"methods.cifp.perturbation.probability": 0.0},
-    "fusion=none": {"methods.cifp.fusion.kind": "none"},
+    "gamma=0": {"methods.cifp.fusion.gamma": 0.0},
+    "fusion=entropy": {"methods.cifp.fusion.kind": "entropy"},
     "fusion=mean": {"methods.cifp.fusion.kind": "mean"},
     "stage=2": {"methods.cifp.perturbation.stage": 2},
     "stage=4": {"methods.cifp.perturbation.stage": 4},

@@ -108,7 +108,7 @@ def test_what_prepared_scans_do_not_allow(key, value, answer, root):
     [
         ("data.labeled", 99, "cannot give 99 labelled"),
         ("data.patch_size", (30, 32), r"\(32, 32\)"),
-        ("methods.cifp.fusion.kind", "nope", "known: entropy, mean, none"),
+        ("methods.cifp.fusion.kind", "nope", "known: none, entropy, mean"),
         ("methods.cifp.perturbation.stage", 6, "1 to 5"),
     ],
 )

@@ -19,7 +19,7 @@ from tests.support.steps import quick, settings_with
 
 STEP = jnp.int32(50)
 DEFAULTS = {"perturbation.stage": 2, "perturbation.gate": 0.0, "ramp_steps": 100}
-PLAIN = {"perturbation.probability": 0.0, "fusion.kind": "none"}
+PLAIN = {"perturbation.probability": 0.0, "fusion.gamma": 0.0}
 
 
 def make_batch(labeled: int = 4, unlabeled: int = 4) -> dict:
@@ -130,6 +130,21 @@ def test_the_unlabelled_loss_is_that_of_the_carried_prediction(criterion):
     metrics = run(**PLAIN, criterion=criterion)[2]
     assert metrics["consistency"] == pytest.approx(float(want), rel=1e-4)
     assert metrics["perturbed"] == 0
+
+
+def test_uncertain_voxels_count_less():
+    """By hand: the cross entropy weighted by exp(-2 H / log K) of the carried prediction."""
+    batch = make_batch()["unlabeled"]
+    probs = jax.nn.softmax(logits_of(make_params(6), batch["source"]))[:, ::-1]
+    entropy = -jnp.sum(probs * jnp.log(probs), axis=-1) / math.log(CLASSES)
+    weight = jnp.exp(-2 * entropy)
+    log_probs = jax.nn.log_softmax(logits_of(make_params(0), batch["image"]))
+    values = -jnp.sum(one_hot(jnp.argmax(probs, axis=-1), CLASSES) * log_probs, axis=-1)
+    want = jnp.sum(weight * values) / jnp.sum(weight)
+    settings = {"perturbation.probability": 0.0, "fusion.gamma": 2.0, "criterion": "ce"}
+    metrics = run(**settings)[2]
+    assert metrics["consistency"] == pytest.approx(float(want), rel=1e-4)
+    assert metrics["uncertainty"] == pytest.approx(float(entropy.mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["entropy", "mean"])

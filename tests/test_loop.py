@@ -13,6 +13,7 @@ from cifp_jax import main, parallel
 from cifp_jax.data import sources
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.inference import prediction
+from cifp_jax.methods import METHODS
 from cifp_jax.reports.summaries import reported_summary
 from cifp_jax.training import build, loop, run_folder
 from cifp_jax.training.checkpoint import Checkpoints
@@ -30,9 +31,12 @@ def root(tmp_path_factory):
 def config(root, monkeypatch):
     """Two steps that do nothing, and a network that finds background alone: little to compile."""
 
-    def make_step(_):
+    def make_step(_, supervised=False):
         def step(state, batch, scans=None, **_):
-            return state.replace(step=state.step + 1), {"loss": (jnp.ones(()), jnp.ones(()))}
+            metrics = {"loss": (jnp.ones(()), jnp.ones(()))}
+            if not supervised:
+                metrics["consistency"] = (3 * jnp.ones(()), jnp.ones(()))
+            return state.replace(step=state.step + 1), metrics
 
         return step
 
@@ -138,3 +142,31 @@ def test_a_run_starts_from_the_network_of_another(config, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"init_from=.*config.model=.*init_from=''"):
         loop.train(config, split, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_the_first_steps_are_supervised(config, tmp_path):
+    """A line that spans both kinds of steps holds the means of what its last step has."""
+    config.method.name = "ad_mt"
+    config.training.update(steps=6, supervised_steps=3, log_every=2, evaluate_every=0)
+    loop.train(config, build.make_split(config), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if "loss" in line]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert [row.get("consistency") for row in rows] == [None, 3.0, 3.0]
+    assert all(row["loss"] == 1.0 for row in rows)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_supervised_steps_keep_the_state_of_every_method(name, config, monkeypatch):
+    monkeypatch.undo()
+    config.method.name = name
+    state = build.make_state(config)
+    image = jax.ShapeDtypeStruct((2, 32, 32, 1), np.float32)
+    index = jax.ShapeDtypeStruct((2,), np.int32)
+    label = jax.ShapeDtypeStruct((2, 32, 32), np.int32)
+    unlabeled = {"image": image, "index": index}
+    batch = {"labeled": unlabeled | {"label": label}, "unlabeled": unlabeled}
+    after, metrics = jax.eval_shape(build.make_step(config, supervised=True), state, batch)
+    assert {"loss", "supervised"} <= set(metrics)
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
+    assert all(jax.tree.leaves(same))

@@ -168,7 +168,7 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
         ),
         ("--config.method.gate=0.1", "Say config.methods.cifp.perturbation.gate."),
         ("--config.method.fusion=mean", "Say config.methods.cifp.fusion.kind."),
-        ("--config.methods.cifp.fusion.kind=best", "fusion.kind is 'best'; known: entropy, mean"),
+        ("--config.methods.cifp.fusion.kind=best", "fusion.kind is 'best'; known: none, entropy"),
         ("--config.methods.cifp.lambda_max=-1", "lambda_max is -1.0, but must be at least 0."),
         ("--weights=x.safetensors", "--weights is for --mode=evaluate"),
         (

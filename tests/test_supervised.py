@@ -62,3 +62,15 @@ def test_the_gradient_points_downhill():
     grad = jax.grad(lambda s: evaluate(s)[0])(jnp.float32(1))
     before, after = evaluate(jnp.float32(1))[0], evaluate(jnp.float32(1) - 0.1 * grad)[0]
     assert float(after) < float(before)
+
+
+def test_several_students_have_a_loss_each():
+    students = tuple(make_network(jnp.float32(scale)) for scale in (1, 2))
+    image = math.log(3) * jnp.array([[[1.0], [1.0]], [[-1.0], [-1.0]]])
+    label, index = jnp.array([[1, 1], [0, 1]], jnp.int32), jnp.arange(2)
+    batch = {"labeled": {"image": image, "label": label, "index": index}}
+    context = Context(jax.random.key(0), jnp.int32(0))
+    total, (stats, _) = supervised.loss(students, None, batch, context, supervised.Settings())
+    alone = [evaluate(jnp.float32(scale))[0] for scale in (1, 2)]
+    np.testing.assert_allclose(total, sum(alone), rtol=1e-6)
+    assert [float(s["images"]) for s in stats] == [2, 2]

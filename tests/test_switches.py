@@ -39,6 +39,7 @@ OTHERS = {
         "perturbation.gate": 0.8,
         "perturbation.temperature": 1.0,
         "fusion.temperature": 2.0,
+        "fusion.gamma": 0.0,
         "lambda_max": 0.5,
         "ramp_steps": 50,
     },
@@ -57,6 +58,10 @@ OTHERS = {
     "ua_mt": {"passes": 3, "lambda_max": 1.0, "ramp_steps": 50, "threshold_steps": 1000},
     "unimatch": {"threshold": 0.9, "cutmix": 1.0, "drop": 0.2},
 }
+
+
+# What belongs to a choice that is not the default.
+CHOICES = {"fusion.temperature": {"fusion.kind": "entropy"}}
 
 
 def changes():
@@ -129,9 +134,10 @@ def differs(name, before, after):
 
 @pytest.mark.parametrize(("name", "key", "other"), list(changes()))
 def test_a_switch_does_something(name, key, other):
-    assert differs(name, {}, {key: other})
+    choice = CHOICES.get(key, {})
+    assert differs(name, choice, choice | {key: other})
 
 
-def test_a_temperature_changes_nothing_where_no_uncertainty_weighs():
-    mean = {"fusion.kind": "mean"}
-    assert not differs("cifp", mean, mean | {"fusion.temperature": 2.0})
+@pytest.mark.parametrize("key", CHOICES)
+def test_what_belongs_to_another_choice_changes_nothing(key):
+    assert not differs("cifp", {}, {key: OTHERS["cifp"][key]})

@@ -47,7 +47,8 @@ def loss(
     One student pass over labelled and unlabelled images side by side, both perturbed as images
     (S1) and normalised together, the ambiguous features of the unlabelled ones perturbed by
     labelled ones (S2). L_x = (CE + Dice) / 2 is the loss of the labelled images, L_u that of the
-    unlabelled ones against the one-hot argmax of the fused pseudo labels (S3).
+    unlabelled ones against the one-hot argmax of the pseudo labels, each voxel weighted by
+    `R = exp(-gamma U)` with its uncertainty `U = H(p^) / log K` (S3).
 
     The strong recipe has perturbed both streams already; under the weak one, which leaves gray
     values as they are, both are changed photometrically here.
@@ -59,6 +60,7 @@ def loss(
         images = map(jax.vmap(views.photometric), stream_keys(rng_views, batch), images)
     probs = predict_pseudo_labels(teacher, batch, settings.fusion)
     uncertainty = normalized_entropy(probs)
+    reliability = jnp.exp(-settings.fusion.gamma * uncertainty)
     classes, count = probs.shape[-1], labeled["image"].shape[0]
     target = losses.one_hot(jnp.argmax(probs, axis=-1), classes)
     label = losses.one_hot(labeled["label"], classes)
@@ -81,9 +83,12 @@ def loss(
     axis_name = context.axis_name
     supervised = losses.segmentation_loss(logits_l, label, 1.0, axis_name)
     if settings.criterion == "ce":
-        consistency = losses.cross_entropy(jax.nn.log_softmax(logits_u), target, 1.0, axis_name)
+        log_probs = jax.nn.log_softmax(logits_u)
+        consistency = losses.cross_entropy(log_probs, target, reliability, axis_name)
     else:
-        consistency = losses.segmentation_loss(logits_u, target, 1.0, axis_name, present_only=True)
+        consistency = losses.segmentation_loss(
+            logits_u, target, reliability, axis_name, present_only=True
+        )
     weight = losses.consistency_weight(
         context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
     )
@@ -102,11 +107,11 @@ def loss(
 def predict_pseudo_labels(
     teacher: Network, batch: Batch, settings: Fusion
 ) -> Float[Array, "u *spatial k"]:
-    """The teacher's fused prediction of the unlabelled images, in the student's geometry (S3).
+    """The teacher's prediction of the unlabelled images, in the student's geometry (S3).
 
-    The members are the prediction of the image as it is, carried along by the geometry of the
-    student's view, and that of the view before its gray values are changed. The teacher uses
-    running statistics and no dropout. Under the weak recipe the two are one.
+    It is the prediction of the image as it is, carried along by the geometry of the student's view;
+    where members are fused, the second one is that of the view before its gray values are changed.
+    The teacher uses running statistics and no dropout. Under the weak recipe the two are one.
     """
     unlabeled = batch["unlabeled"]
 

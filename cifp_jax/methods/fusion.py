@@ -17,10 +17,10 @@ class Settings(Checked):
     """How predictions of the same images become one pseudo label."""
 
     kind: str = setting(
-        "entropy",
-        "The weights of the members: by their entropy (entropy), all the same (mean), or all of it "
-        "for the prediction of the image as it is (none).",
-        options=("entropy", "mean", "none"),
+        "none",
+        "The weights of the members: all of it for the prediction of the image as it is (none), by "
+        "their entropy (entropy), or all the same (mean).",
+        options=("none", "entropy", "mean"),
     )
     temperature: float = setting(
         0.25,
@@ -28,6 +28,11 @@ class Settings(Checked):
         "towards infinity the mean.",
         low=0.001,
         unit="log K",
+    )
+    gamma: float = setting(
+        2.0,
+        "How much less uncertain voxels count in the loss: a voxel's weight is exp(-gamma U).",
+        low=0,
     )
 
 

@@ -1,6 +1,10 @@
 """Supervised-only training: the labelled stream alone, for comparison."""
 
 import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from cifp_jax import parallel
 from cifp_jax.methods.context import Batch, Context, Outcome
@@ -16,12 +20,27 @@ class Settings(Checked):
 
 
 def loss(
-    student: Network, teacher: Network, batch: Batch, context: Context, settings: Settings
+    student: Network | tuple[Network, ...],
+    teacher: Any,
+    batch: Batch,
+    context: Context,
+    settings: Settings,
 ) -> Outcome:
-    """`L_x = (CE + Dice) / 2` of the labelled images alone; the teacher is not read."""
+    """`L_x = (CE + Dice) / 2` of the labelled images alone; the teacher is not read.
+
+    Several students, of a method that begins with supervised steps, each have a loss of their own,
+    and the loss is the sum of these.
+    """
     del teacher, settings
     labeled, axis_name = batch["labeled"], context.axis_name
-    keys = parallel.example_keys(context.key, labeled["index"])
-    logits, batch_stats = student.forward(labeled["image"], keys, student.batch_stats)
-    value = segmentation_loss(logits, one_hot(labeled["label"], logits.shape[-1]), 1.0, axis_name)
-    return value, (batch_stats, figures({"loss": value, "supervised": value}, axis_name))
+    students = (student,) if isinstance(student, Network) else student
+    total, moved = jnp.zeros(()), []
+    for number, one in enumerate(students):
+        key = jax.random.fold_in(context.key, number) if number else context.key
+        keys = parallel.example_keys(key, labeled["index"])
+        logits, batch_stats = one.forward(labeled["image"], keys, one.batch_stats)
+        label = one_hot(labeled["label"], logits.shape[-1])
+        total += segmentation_loss(logits, label, 1.0, axis_name)
+        moved.append(batch_stats)
+    stats = moved[0] if isinstance(student, Network) else tuple(moved)
+    return total, (stats, figures({"loss": total, "supervised": total}, axis_name))

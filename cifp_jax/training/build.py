@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: checked before anything is computed."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from cifp_jax import augmentation, parallel
 from cifp_jax.config import Config
 from cifp_jax.data import phantom, pipeline, sources, splits
 from cifp_jax.data.layouts import find_layout
-from cifp_jax.methods import Method
+from cifp_jax.methods import METHODS, Method
 from cifp_jax.models import make_network
 from cifp_jax.settings import from_mapping
 from cifp_jax.training import device_scans
@@ -171,18 +172,29 @@ def make_state(config: Config) -> TrainState:
     )
 
 
-def make_step(config: Config) -> Callable[..., Any]:
+def make_step(config: Config, *, supervised: bool = False) -> Callable[..., Any]:
     """The pure step, for `parallel.compile_step`: `step(state, batch, scans=None, **layout)`.
 
     With the scans of `make_scans`, `batch` holds what the iterator drew, and is cut from them.
+
+    Args:
+      config: of the run.
+      supervised: the step of the first `config.training.supervised_steps`, which takes the state
+        of the run's method and trains each of its students on the labelled images alone.
     """
     model, method, optimizer = make_parts(config)
+    own = settings = method_settings(config)
+    if supervised:
+        # The teachers follow as the method has it.
+        decays = functools.partial(method.decays, settings=own)
+        method = METHODS["supervised"]._replace(decays=lambda step, decay, _: decays(step, decay))
+        settings = method.settings()
     train_step = make_train_step(
         model,
         method,
         optimizer,
         ema_decay=config.ema.decay,
-        settings=method_settings(config),
+        settings=settings,
         strong=strong_settings(config),
         patch_size=tuple(config.data.patch_size),
         precision=config.precision,

@@ -2,7 +2,7 @@
 
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -53,11 +53,12 @@ def _stop_on_signal() -> Iterator[list[int]]:
 
 
 def _means(metrics: list[dict[str, tuple[Any, Any]]]) -> dict[str, float]:
-    """Sums and counts of several steps, fetched and divided once."""
+    """Sums and counts of several steps, fetched and divided once; those that the last one has."""
     host = parallel.to_host(metrics)
+    pairs = {name: [m[name] for m in host if name in m] for name in host[-1]}
     return {
-        name: float(sum(m[name][0] for m in host) / max(sum(m[name][1] for m in host), 1e-6))
-        for name in host[0]
+        name: float(sum(total for total, _ in of) / max(sum(count for _, count in of), 1e-6))
+        for name, of in pairs.items()
     }
 
 
@@ -122,7 +123,13 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
 def _take_steps(run: Run) -> int:
     """Steps to the end, or to a signal; returns the number of steps that the run then has."""
     config, training, first = run.config, run.config.training, int(run.state.step)
-    train_step = parallel.compile_step(build.make_step(config), config.parallel, run.mesh, shared=1)
+
+    def compiled(supervised: bool) -> Callable[..., Any]:
+        step = build.make_step(config, supervised=supervised)
+        return parallel.compile_step(step, config.parallel, run.mesh, shared=1)
+
+    late = compiled(False)
+    early = compiled(True) if first < training.supervised_steps else late
     predictor = prediction.make_predictor(config) if run.split.validation else None
     state = parallel.replicate(run.state, config.parallel, run.mesh)
     images = config.data.batch_labeled + config.data.batch_unlabeled
@@ -145,6 +152,7 @@ def _take_steps(run: Run) -> int:
         if ended:
             return step
         batch = parallel.shard_batch(next(run.iterator), config.parallel, run.mesh)
+        train_step = early if step < training.supervised_steps else late
         state, metrics = train_step(state, batch, run.scans)
         step += 1
         pending.append(metrics)
