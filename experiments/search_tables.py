@@ -19,6 +19,7 @@ TRIALS = {
     "d7_full": "both, with refined and fused pseudo labels and stronger gray-value changes",
     "e7_ctrl": "7 patients, longer still, from the longer control: supervised, the control",
     "e7_full": "from the trial with all parts, its refinement falling to 0",
+    "f7_full": "from that one, no refinement, twice the time; no control was run",
     "base3": "3 patients: supervised, the network that the others start from",
     "c3_ctrl": "supervised, the control",
     "c3_unl44": "side by side",
@@ -28,6 +29,10 @@ TRIALS = {
     "c3_ctrl_pow": "supervised, with stronger gray-value changes",
     "c3_unl44_pow": "side by side, with stronger gray-value changes",
     "c3_full": "all of these parts",
+    "c3_exch3": "side by side as before, the student's ambiguous features moved to labelled ones",
+    "c3_R2": "side by side as before, voxels weighted by exp(-2 U)",
+    "c3_geo": "side by side as before, fused with the teacher's prediction of the turned image",
+    "c3_self": "side by side as before, fused with the student's own prediction",
 }
 
 
