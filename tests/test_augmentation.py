@@ -110,6 +110,16 @@ def test_outside_of_the_source_a_carried_prediction_is_background():
     np.testing.assert_allclose(carry(probs, beyond)[0], [[0.5, 0, 0.5], [1, 0, 0]])
 
 
+def test_a_carried_prediction_is_never_negative():
+    """Without background the rounding of the other classes' sum must not make it negative."""
+    drawn = np.random.default_rng(0).dirichlet(np.ones(3), (1, 4000)).astype(np.float32)
+    probs = jnp.concatenate([jnp.zeros((1, 4000, 1)), drawn], axis=-1)
+    at = jnp.arange(3999.0)[None, None] + 0.37
+    carried = carry(probs, at)
+    assert float((probs.sum(axis=-1) - 1).max()) > 0, "no rounding at all"
+    assert float(carried.min()) >= 0
+
+
 def test_sources_leave_room_and_suit_the_networks():
     assert source_size((64, 64, 48), 1.25) == (80, 80, 64)
     assert source_size((64, 48), 1.0) == (64, 48)

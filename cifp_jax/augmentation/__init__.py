@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from cifp_jax import parallel
@@ -57,7 +58,8 @@ def carry(
     It is read linearly; what lies outside of a source is background.
     """
     carried = read(probs, places)
-    return carried.at[..., 0].add(1 - carried.sum(axis=-1))
+    # A rounding below zero would have no logarithm.
+    return carried.at[..., 0].add(jnp.maximum(1 - carried.sum(axis=-1), 0))
 
 
 def source_size(patch_size: Sequence[int], margin: float) -> tuple[int, ...]:
