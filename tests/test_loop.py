@@ -170,3 +170,17 @@ def test_supervised_steps_keep_the_state_of_every_method(name, config, monkeypat
     assert {"loss", "supervised"} <= set(metrics)
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
     assert all(jax.tree.leaves(same))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(config, tmp_path, monkeypatch):
+    def make_step(_, supervised=False):
+        def step(state, batch, scans=None, **_):
+            loss = jnp.where(state.step < 2, 1.0, jnp.nan)
+            return state.replace(step=state.step + 1), {"loss": (loss, jnp.ones(()))}
+
+        return step
+
+    monkeypatch.setattr(build, "make_step", make_step)
+    config.training.update(steps=8, log_every=2, evaluate_every=0, checkpoint_every=2)
+    with pytest.raises(ValueError, match=r"loss is nan at step 4.*learning_rate.*of step 2"):
+        loop.train(config, build.make_split(config), tmp_path)

@@ -1,5 +1,6 @@
 """The life of a run: evaluate, save, next batch, step, log; then the table."""
 
+import math
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
@@ -159,5 +160,12 @@ def _take_steps(run: Run) -> int:
         if step % training.log_every == 0:
             scalars = _means(pending)
             pending = []
+            if not math.isfinite(scalars["loss"]):
+                raise ValueError(
+                    f"the loss is {scalars['loss']} at step {step}: nothing is saved from here on. "
+                    f"Start anew with a smaller config.optimizer.learning_rate, or with "
+                    f"config.optimizer.clip=1; the last checkpoint is that of step "
+                    f"{run.checkpoints.last() or 0}."
+                )
             run.writer.write(step, scalars | progress.logged(step, scalars["loss"]))
             progress.watched(step, scalars)
