@@ -33,7 +33,9 @@ def get_config(variant: str = "full") -> Config:
         config.optimizer.update(schedule="cosine", warmup_steps=200, clip=1.0)
         config.training.steps = 6000
         config.training.evaluate_every = config.training.checkpoint_every = 500
-        # A short budget wants a ramp, and a pre-training, over a third of it.
+        # A short budget wants a ramp, and a pre-training, over a third of it. Pseudo labels of an
+        # untrained teacher hold nothing but background.
+        config.training.supervised_steps = 2000
         set_where_present(config.methods, ramp_steps=2000, pretrain_steps=2000)
         set_where_present(config.methods, threshold_steps=6000)
     elif variant != "full":

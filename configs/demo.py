@@ -27,7 +27,7 @@ def get_config(variant: str = "2d") -> Config:
         config.data.labeled = 3
         config.data.phantoms = 40
         config.data.patch_size = (64, 64)
-        config.training.steps = 600
+        config.training.steps = 500
     elif variant == "3d":
         config.data.name = "la"
         config.data.labeled = 2
@@ -42,6 +42,6 @@ def get_config(variant: str = "2d") -> Config:
     else:
         raise ValueError(f"configs/demo.py has no variant {variant!r}; known: 2d, 3d.")
     # Pseudo labels of an untrained teacher hold nothing but background, and would stay so.
-    config.training.supervised_steps = 2 * config.training.steps // 3
+    config.training.supervised_steps = config.training.steps // 2
     set_where_present(config.methods, ramp_steps=config.training.steps // 2)
     return config

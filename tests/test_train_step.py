@@ -124,8 +124,8 @@ def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
         step = jax.jit(make_train_step(model, method, optimizer, ema_decay=decay))
         first, _ = step(state, batch)
         second, _ = step(first, batch)
-        # At step 1 the decay is min(1 - 1/2, decay).
-        used = min(0.5, decay)
+        # At step 1 the decay is min(2 / 11, decay).
+        used = min(2 / 11, decay)
         jax.tree.map(
             lambda new, old, ema, d=used: np.testing.assert_allclose(
                 ema, d * old + (1 - d) * new, rtol=1e-5, atol=1e-7

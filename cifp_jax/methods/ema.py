@@ -9,8 +9,12 @@ Decays = tuple[Float[Array, ""], ...]
 
 
 def warm_decay(updates: Int[Array, ""], decay: float) -> Float[Array, ""]:
-    """`min(1 - 1 / (n + 1), decay)` after n updates: a plain mean at first."""
-    return jnp.minimum(1 - 1 / (updates + 1), decay)
+    """`min((1 + n) / (10 + n), decay)` after n updates: the last tenth of the steps, at first.
+
+    The field's `1 - 1 / (n + 1)` is the mean of all steps, the first ones included, and segments
+    nothing until it has forgotten them.
+    """
+    return jnp.minimum((1 + updates) / (10 + updates), decay)
 
 
 def one_teacher(step: Int[Array, ""], decay: float, settings: Any) -> Decays:

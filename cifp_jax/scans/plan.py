@@ -227,6 +227,7 @@ def settings(
         "optimizer.warmup_steps": max(plan.steps // 30, 1),
         "optimizer.clip": 1.0,
         "training.steps": plan.steps,
+        "training.supervised_steps": plan.steps // 3,
         "training.evaluate_every": max(plan.steps // 15, 1) if validation else 0,
         "evaluation.stride": stride,
         "evaluation.gaussian": True,

@@ -48,8 +48,8 @@ def make_train_step(
       model: a network with an `axis_name` field for the statistics of its batch norms.
       method: loss and initialisation.
       optimizer: an Optax transformation over `state.params`.
-      ema_decay: of the teacher, reached as `min(1 - 1 / (step + 1), ema_decay)` where the method
-        has no rule of its own; 0 makes the teacher the student itself (teacher off).
+      ema_decay: of the teacher, reached by `methods.ema.warm_decay` where the method has no
+        rule of its own; 0 makes the teacher the student itself (teacher off).
       settings: an instance of `method.settings`; None for its defaults.
       strong: how both streams are augmented before the method sees them; None leaves the batch as
         the loader made it.
