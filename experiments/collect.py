@@ -40,6 +40,8 @@ def collect(run: pathlib.Path, *, label: str = "", seconds: float | None = None)
     reported = reported_summary(summaries)
     config = json.loads((run / "config.json").read_text())
     config["data"].pop("root", None)
+    if start := config["training"].get("init_from"):
+        config["training"]["init_from"] = pathlib.Path(start).name
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "validation/dice" in row]
     return {

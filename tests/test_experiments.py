@@ -12,7 +12,7 @@ from cifp_jax.config import default_config
 from cifp_jax.training import checks
 from experiments import collect, planned_runs, published, report, run
 from experiments.stop import Stop
-from tests.support.runs import result, scripted, write_results, write_run
+from tests.support.runs import CONFIG, result, scripted, write_results, write_run
 
 # Patches of the first form's folders, by data and scale of that day.
 FIRST_FORM = {
@@ -63,6 +63,11 @@ def test_a_run_becomes_one_result_without_paths(tmp_path):
     assert kept["curve"] == {"step": [200], "dice": [80.0]}
     assert (kept["label"], kept["seconds"]) == ("cifp", 5.0)
     assert set(kept["checkpoints"]) == {"best/validation", "last/validation"}
+    assert "somewhere" not in json.dumps(kept)
+    started = CONFIG | {"training": {"steps": 300, "init_from": "/somewhere/base"}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(started))
+    kept = collect.collect(tmp_path / "run")
+    assert kept["config"]["training"]["init_from"] == "base"
     assert "somewhere" not in json.dumps(kept)
     with pytest.raises(FileNotFoundError, match="no evaluation"):
         collect.collect(tmp_path)
