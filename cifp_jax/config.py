@@ -108,7 +108,7 @@ def default_config() -> Config:
     config.evaluation.gaussian = False  # windows count more in their middle
     config.evaluation.batch = 8  # windows or slices in one forward pass
     config.evaluation.empty = "diagonal"  # distance of a missed class: diagonal or literature
-    config.evaluation.largest_component = False  # keep the largest component of each class
+    config.evaluation.largest_component = ""  # keep it alone: of each class, foreground; "": no
     config.evaluation.weights = "ema"  # which network is evaluated: ema or student
     config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
     config.evaluation.overlays = 3  # cases drawn as PNG and on the report, the worst ones

@@ -161,7 +161,7 @@ class Segmenter:
         )
         label = found.label
         if config.evaluation.largest_component:
-            label = keep_largest_components(label)
+            label = keep_largest_components(label, config.evaluation.largest_component)
 
         def write(path: pathlib.Path, array: np.ndarray, **more: Any) -> None:
             own = array if scan.prepared else preparation.turned_back(array, scan)

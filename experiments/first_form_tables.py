@@ -163,31 +163,6 @@ def acting() -> str:
     return markdown(head, rows)
 
 
-def weights() -> str:
-    """The released networks with the figures of the runs that they come from."""
-    rows = []
-    for name, folder, run, what in (
-        ("acdc_7_cifp_laptop", "acdc_laptop_equal_time", "acdc_7_cifp_0", "U-Net, 7 ACDC patients"),
-        ("la_8_cifp_laptop", "la_laptop_equal_time", "la_8_cifp_0", "half-width V-Net, 8 LA scans"),
-    ):
-        result = load(FIRST / folder / f"{run}.json")
-        facts, data = result["reported"]["facts"], result["config"]["data"]
-        sides = " x ".join(map(str, data["patch_size"]))
-        scale = f"; scans averaged down by {data['downsample']}" if data["downsample"] > 1 else ""
-        rows.append(
-            [
-                f"`{name}.safetensors`",
-                what,
-                f"{sides}{scale}, {result['config']['training']['steps']:,} steps",
-                f"{facts['checkpoint']}, {facts['step']:,}",
-                str(facts["cases"]),
-                *overall(result)[:4],
-            ]
-        )
-    head = ["file", "network, labels", "trained on", "checkpoint", "cases scored", *FIGURES[:4]]
-    return markdown(head, rows)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "acdc_small": small,
     "acdc_equal_time": lambda: equal_time("acdc_laptop_equal_time", "last"),
@@ -198,5 +173,4 @@ TABLES: dict[str, Callable[[], str]] = {
     "unfinished": unfinished,
     "acting": acting,
     "fusion": lambda: recorded(FIRST, "fusion"),
-    "weights": weights,
 }

@@ -212,7 +212,7 @@ def table(results: Results) -> str:
             "list": _shared([f"{f['list']} ({f['cases']} cases)" for f in facts]),
             "weights": _shared([f["weights"] for f in facts]),
             "missed classes": _shared([f["empty"] for f in facts]),
-            "largest component": _shared([f["largest_component"] for f in facts]),
+            "largest component": _shared([f["largest_component"] or "no" for f in facts]),
             "protocol": _shared([f["protocol"] for f in facts]),
         }
         said = "; ".join(f"{name}: {value}" for name, value in rules.items())

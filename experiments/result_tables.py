@@ -52,6 +52,26 @@ def main_table(folder: str, labeled: int) -> str:
     return markdown(head, rows)
 
 
+def by_class(folder: str) -> str:
+    """Each run of a folder: Dice of both checkpoints, of the classes, and the time."""
+    rows = []
+    for result in read(RESULTS / folder).values():
+        facts, classes = result["reported"]["facts"], result["reported"]["classes"]
+        rules = [result["checkpoints"][f"{rule}/validation"] for rule in ("best", "last")]
+        rows.append(
+            [
+                f"{result['label']}, seed {facts['seed']}",
+                f"{result['config']['training']['steps']:,}",
+                *(f"{figures['dice']['mean']:.2f}" for figures in rules),
+                " / ".join(f"{one['dice']['mean']:.1f}" for one in classes.values()),
+                f"{result['reported']['overall']['hd95']['mean']:.2f}",
+                f"{result['seconds'] / 60:.0f} min",
+            ]
+        )
+    head = ["", "steps", "Dice %, best", "last", "RV / myocardium / LV", "95HD", "time"]
+    return markdown(head, rows)
+
+
 def published() -> str:
     """One sentence: from where to where published figures run."""
     parts = []
@@ -81,8 +101,41 @@ def label_choice() -> str:
     )
 
 
+def weights() -> str:
+    """The released networks with the figures of the runs that they come from."""
+    rows = []
+    for name, run, what in (
+        ("acdc_7_cifp_cpu", "acdc_cpu/acdc7_cifp_0", "CIFP, U-Net, 7 ACDC patients"),
+        ("acdc_7_supervised_cpu", "acdc_cpu/acdc7_supervised_0", "supervised, the same"),
+        (
+            "la_8_cifp_laptop",
+            "first_form/la_laptop_equal_time/la_8_cifp_0",
+            "first form of CIFP, half-width V-Net, 8 LA scans",
+        ),
+    ):
+        result = load(RESULTS / f"{run}.json")
+        facts, data = result["reported"]["facts"], result["config"]["data"]
+        sides = " x ".join(map(str, data["patch_size"]))
+        scale = f"; scans averaged down by {data['downsample']}" if data["downsample"] > 1 else ""
+        rows.append(
+            [
+                f"`{name}.safetensors`",
+                what,
+                f"{sides}{scale}, {result['config']['training']['steps']:,} steps",
+                f"{facts['checkpoint']}, {facts['step']:,}",
+                str(facts["cases"]),
+                *overall(result)[:4],
+            ]
+        )
+    head = ["file", "what", "trained on", "checkpoint", "cases scored", *FIGURES[:4]]
+    return markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "acdc": lambda: main_table("acdc_cpu", 7),
+    "acdc_cpu": lambda: by_class("acdc_cpu"),
     "published": published,
+    "weights": weights,
     "label_choice": label_choice,
     "demo": lambda: recorded(RESULTS, "demo"),
     "own_data": lambda: recorded(RESULTS, "own_data"),

@@ -26,6 +26,7 @@ def root(tmp_path_factory):
         ("parallel", "tpu", "known: jit, pmap, none"),
         ("evaluation.weights", "mean", "known: ema, student"),
         ("evaluation.report", "first", "known: last, best"),
+        ("evaluation.largest_component", "yes", "known: '', class, foreground"),
         ("evaluation.empty", "nan", "known: diagonal, literature"),
         ("training.accumulate", 3, "batch_labeled=2 cannot be cut into multiples of 3"),
         ("data.patch_size", (32,), "must be 2 positive numbers"),

@@ -118,6 +118,22 @@ def test_largest_component_of_each_class():
     np.testing.assert_array_equal(keep_largest_components(tie), [1, 0, 0, 0, 0])
 
 
+def test_largest_component_of_the_foreground():
+    """The larger piece of class 2 is no part of the organ, which classes 1 and 2 are together."""
+    prediction = np.array(
+        [
+            [1, 1, 1, 0, 0, 2],
+            [0, 1, 2, 0, 0, 2],
+            [0, 0, 0, 0, 0, 2],
+        ]
+    )
+    expected = prediction * (np.arange(6) < 4)
+    got = keep_largest_components(prediction, "foreground")
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(keep_largest_components(0 * prediction, "foreground"), 0)
+    assert keep_largest_components(prediction, "class")[2, 5] == 2
+
+
 def test_largest_component_is_an_option_of_the_evaluation():
     def read_speck(case):
         record = read(case)
@@ -128,7 +144,7 @@ def test_largest_component_is_an_option_of_the_evaluation():
         evaluate_cases(
             predict, CASES[:1], read=read_speck, classes=3, largest_component=largest
         ).table("dice")[0, 0]
-        for largest in (False, True)
+        for largest in ("", "class")
     )
     assert with_speck == pytest.approx(800 / 9)
     assert without == 100

@@ -71,7 +71,7 @@ def test_comparison(tmp_path: pathlib.Path):
     assert width > height  # five columns, two rows
 
 
-@pytest.mark.parametrize("largest_component", [True, False])
+@pytest.mark.parametrize("largest_component", ["class", ""])
 def test_what_is_drawn_is_what_is_scored(tmp_path, monkeypatch, largest_component):
     """Of a piece of four pixels and one of a single pixel the second is drawn only if it counts."""
     record = {"image": np.zeros((2, 8, 8), np.float32), "label": np.zeros((2, 8, 8), np.uint8)}

@@ -21,7 +21,7 @@ EVALUATION = Evaluation(
         Row("b", Score(2, 0.0, 0.0, 99.0, 99.0, True), 4.0),
     ),
     empty="diagonal",
-    largest_component=True,
+    largest_component="class",
     # One voxel, 0.75 sure of what is right.
     reliability=reliability(np.array([[0.25, 0.75]]), np.array([1])),
 )
@@ -56,7 +56,7 @@ def test_csv_and_json(tmp_path: pathlib.Path):
     facts = summary["facts"]
     assert facts["protocol"] == summaries.PROTOCOL
     assert facts["cases"] == 2
-    assert (facts["empty"], facts["largest_component"]) == ("diagonal", True)
+    assert (facts["empty"], facts["largest_component"]) == ("diagonal", "class")
     assert FACTS.items() <= facts.items()
     assert sorted(p.name for p in folder.iterdir()) == ["cases.csv", "summary.json"]
 

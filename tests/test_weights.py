@@ -258,7 +258,7 @@ def test_a_file_of_an_unknown_layout_names_those_that_are_known(tmp_path):
 
 
 def test_a_file_of_weights_keeps_the_rule_for_masks(tmp_path):
-    facts = FACTS | {"evaluation": {"largest_component": True}}
+    facts = FACTS | {"evaluation": {"largest_component": "class"}}
     save_weights(tmp_path / "x", Weights(VARIABLES, facts))
     assert run_folder.load_network(tmp_path / "x")[0].evaluation.largest_component
     save_weights(tmp_path / "y", Weights(VARIABLES, FACTS))  # an imported file

@@ -36,7 +36,7 @@ class Evaluation:
 
     rows: tuple[Row, ...]  # case by case, the classes of each in order
     empty: str
-    largest_component: bool
+    largest_component: str
     reliability: calibration.Reliability  # over the voxels of all cases
 
     def class_ids(self) -> list[int]:
@@ -70,31 +70,42 @@ class Evaluation:
         return means | {"missed": float(self.table("missed").sum())}
 
 
-def keep_largest_components(prediction: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
-    """Keeps the largest connected component of each foreground class; the rest becomes background.
+def keep_largest_components(
+    prediction: Integer[np.ndarray, "*s"], of: str = "class"
+) -> Integer[np.ndarray, "*s"]:
+    """Keeps the largest connected component; the rest becomes background.
 
     Voxels that touch by a face, an edge or a corner are connected. Of equally large components, the
     first in memory order stays.
+
+    Args:
+      prediction: classes, 0 for the background.
+      of: class, the largest component of each class; foreground, that of all classes together,
+        which suits classes that are parts of one organ.
     """
     kept = np.zeros_like(prediction)
     touching = np.ones((3,) * prediction.ndim, bool)
-    for k in np.unique(prediction[prediction > 0]):
+    found = np.unique(prediction[prediction > 0])
+    groups = [[k] for k in found] if of == "class" else [found] * bool(len(found))
+    for group in groups:
         components = np.empty(prediction.shape, np.int32)
-        ndimage.label(prediction == k, structure=touching, output=components)
-        sizes = np.bincount(components.ravel())
-        kept[components == 1 + np.argmax(sizes[1:])] = k
+        ndimage.label(np.isin(prediction, group), structure=touching, output=components)
+        largest = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
+        kept[largest] = prediction[largest]
     return kept
 
 
 def label_map(
-    probabilities: Float[np.ndarray, "*s k"], *, largest_component: bool
+    probabilities: Float[np.ndarray, "*s k"], *, largest_component: str
 ) -> Integer[np.ndarray, "*s"]:
     """The classes that are scored and drawn: at each voxel the likeliest one.
 
-    With `largest_component` only the largest connected component of each class is kept.
+    With `largest_component`, class or foreground, only the largest connected component is kept.
     """
     likeliest = probabilities.argmax(axis=-1)
-    return keep_largest_components(likeliest) if largest_component else likeliest
+    if not largest_component:
+        return likeliest
+    return keep_largest_components(likeliest, largest_component)
 
 
 def _predict(
@@ -118,7 +129,7 @@ def evaluate_cases(
     read: Read,
     classes: int,
     empty: str = "diagonal",
-    largest_component: bool = False,
+    largest_component: str = "",
 ) -> Evaluation:
     """Scores predictions of whole volumes, of a 2D or a 3D network alike.
 
@@ -130,7 +141,8 @@ def evaluate_cases(
         through; they name the file.
       classes: number of classes, background included.
       empty: one of `metrics.EMPTY_RULES`.
-      largest_component: keep only the largest connected component of each class.
+      largest_component: keep only the largest connected component of each class (class), or of all
+        classes together (foreground); "" keeps all.
 
     Raises:
       ValueError: an unknown rule, or no cases.

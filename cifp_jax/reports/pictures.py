@@ -50,7 +50,7 @@ class _Drawing:
         self.limits = tuple(np.percentile(self.image, (0.5, 99.5)))
 
     def predicted(
-        self, probabilities: Float[np.ndarray, "*s k"], largest_component: bool
+        self, probabilities: Float[np.ndarray, "*s k"], largest_component: str
     ) -> tuple[Integer[np.ndarray, "z h w"], Float[np.ndarray, "z h w"]]:
         """The label map, as it is scored, and the uncertainty."""
         front = np.moveaxis(probabilities, self.axis, 0)
@@ -101,7 +101,7 @@ def draw_overlays(
     read: Read,
     folder: pathlib.Path,
     *,
-    largest_component: bool = False,
+    largest_component: str = "",
 ) -> None:
     """Draws `<case>.png` for each case: contours and, beside them, the uncertainty in [0, 1].
 
@@ -138,7 +138,7 @@ def draw_comparison(
     read: Read,
     path: pathlib.Path,
     *,
-    largest_component: bool = False,
+    largest_component: str = "",
 ) -> None:
     """Draws a row for each case: the label, then each method's prediction and its uncertainty.
 

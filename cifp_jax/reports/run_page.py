@@ -158,7 +158,7 @@ def _checkpoints(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     caption = (
         f"Mean ± standard deviation over cases; 95HD and ASD in voxels. Bold: reported. "
         f"Protocol {facts['protocol']}; distance of a missed class: {facts['empty']}; largest "
-        f"component only: {'yes' if facts['largest_component'] else 'no'}."
+        f"component only: {facts['largest_component'] or 'no'}."
     )
     return html.table(head, rows, caption=caption, strong=strong)
 

@@ -19,12 +19,14 @@ from cifp_jax.training.train_step import find_method
 
 WEIGHTS = ("ema", "student")
 AUGMENTATIONS = ("weak", "strong")
+COMPONENTS = ("", "class", "foreground")
 REPORTS = ("last", "best")
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}.")
+        options = ", ".join(option or "''" for option in known)
+        raise ValueError(f"config.{name} is {value!r}; known: {options}.")
 
 
 def check_config(config: Config, *, trains: bool = True) -> None:
@@ -42,6 +44,7 @@ def check_config(config: Config, *, trains: bool = True) -> None:
     _one_of("data.interpolation", config.data.interpolation, transforms.INTERPOLATIONS)
     _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
     _one_of("evaluation.report", config.evaluation.report, REPORTS)
+    _one_of("evaluation.largest_component", config.evaluation.largest_component, COMPONENTS)
     _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
     for name in build.trained_methods(config):
         find_method(name)

@@ -29,7 +29,7 @@ FACTS = {
     "seed": 0,
     "hardware": "2 CPU cores",
     "empty": "diagonal",
-    "largest_component": False,
+    "largest_component": "",
 }
 CONFIG = {
     "method": {"name": "cifp"},
