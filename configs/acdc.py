@@ -41,7 +41,7 @@ def get_config(variant: str = "full") -> Config:
         config.training.checkpoint_every = 250
         # A short budget wants a ramp, and a pre-training, over a third of it.
         set_where_present(config.methods, ramp_steps=steps // 3, pretrain_steps=steps // 3)
-        set_where_present(config.methods, threshold_steps=steps)
+        config.methods.ua_mt.threshold_steps = steps
     elif variant == "cpu":
         config.data.center_crop = 160
         config.data.patch_size = (112, 112)
@@ -53,7 +53,7 @@ def get_config(variant: str = "full") -> Config:
         config.training.steps = 5000
         config.training.evaluate_every = config.training.checkpoint_every = 500
         set_where_present(config.methods, ramp_steps=1500, pretrain_steps=1500)
-        set_where_present(config.methods, threshold_steps=5000)
+        config.methods.ua_mt.threshold_steps = 5000
     elif variant != "full":
         known = "full, laptop, small, cpu"
         raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: {known}.")

@@ -67,6 +67,9 @@ def test_a_device_needs_whole_pairs_where_images_are_mixed_in_pairs(root):
     assert unit(**{"methods.cifp.perturbation.key_source": "unlabeled"}) == 2
     assert unit(**{"methods.cifp.perturbation.kind": "learned"}) == 2
     assert unit(**{"method.name": "unimatch", "training.accumulate": 3}) == 6
+    assert unit(**{"method.name": "ad_mt", "methods.ad_mt.cutmix_source": "labeled"}) == 1
+    assert unit(**{"method.name": "crossmatch", "methods.crossmatch.cutmix": 0.0}) == 1
+    assert unit(**{"method.name": "bcp"}) == 2
     assert unit(**{"method.name": "supervised"}) == 1
     assert unit(compare=("supervised", "unimatch")) == 2
 
