@@ -39,7 +39,7 @@ def get_config(variant: str = "full") -> Config:
         # untrained teacher hold nothing but background.
         config.training.supervised_steps = 2000
         set_where_present(config.methods, ramp_steps=2000, pretrain_steps=2000)
-        set_where_present(config.methods, threshold_steps=6000)
+        config.methods.ua_mt.threshold_steps = 6000
     elif variant != "full":
         raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: full, cpu.")
     return config

@@ -26,7 +26,13 @@ def get_config(variant: str = "full") -> Config:
     config.training.evaluate_every = 0
     config.methods.ad_mt.update(threshold=0.8, criterion="ce", period=19, ramp_steps=6000)
     config.methods.bcp.pretrain_steps = 2000
-    config.methods.crossmatch.update(threshold=0.75, distill=1.0)
+    config.methods.crossmatch.update(
+        threshold=0.52,
+        threshold_end=0.69,
+        threshold_steps=17_000,
+        distill=1.0,
+        foreground_only=True,
+    )
     config.evaluation.report = "last"
     if variant == "cpu":
         config.data.validation = 10

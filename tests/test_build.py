@@ -61,6 +61,9 @@ def test_a_device_needs_whole_pairs_where_images_are_mixed_in_pairs(root):
 
     assert unit() == 1  # the partners of CIFP are labelled images
     assert unit(**{"method.name": "unimatch", "training.accumulate": 3}) == 6
+    assert unit(**{"method.name": "ad_mt", "methods.ad_mt.cutmix_source": "labeled"}) == 1
+    assert unit(**{"method.name": "crossmatch", "methods.crossmatch.cutmix": 0.0}) == 1
+    assert unit(**{"method.name": "bcp"}) == 2
     assert unit(**{"method.name": "supervised"}) == 1
     assert unit(compare=("supervised", "unimatch")) == 2
 

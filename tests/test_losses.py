@@ -38,6 +38,15 @@ def test_dice_by_hand():
     np.testing.assert_allclose(got, (foreground + background) / 2, atol=1e-5)
 
 
+def test_dice_of_the_foreground_alone():
+    probs, target = two_class([1, 0.5, 0, 0]), two_class([1, 1, 0, 0])
+    got = losses.dice_loss(probs, target, 1.0, None, foreground_only=True)
+    np.testing.assert_allclose(got, 1 - 2 * 1.5 / (1.25 + 2), atol=1e-5)
+    sure = jnp.log(jnp.clip(probs, 1e-6))
+    halves = losses.segmentation_loss(sure, target, 1.0, None, foreground_only=True)
+    np.testing.assert_allclose(halves, (LN2 / 4 + 1 - 3 / 3.25) / 2, atol=1e-4)
+
+
 def test_dice_sums_over_the_batch_before_it_divides():
     probs = jnp.concatenate([two_class([1, 0]), two_class([0, 0])])
     target = jnp.concatenate([two_class([1, 0]), two_class([1, 0])])

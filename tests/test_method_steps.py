@@ -85,8 +85,8 @@ def test_a_method_trains_its_networks(name, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ad_mt", "bcp", "cps"])
-def test_several_networks_and_devices(name):
+@pytest.mark.parametrize("name", ["ad_mt", "bcp", "cps", "crossmatch", "unimatch"])
+def test_several_networks_or_streams_and_devices(name):
     shape = (8, 8)
     states = []
     for mode in parallel.MODES:

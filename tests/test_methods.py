@@ -1,9 +1,7 @@
 """Each method's loss against values worked out by hand, with networks of one line."""
 
-import functools
 import itertools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,95 +9,27 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
-from cifp_jax.methods import METHODS, ad_mt, bcp, ua_mt, views
+from cifp_jax.methods import METHODS, ad_mt, bcp, crossmatch, ua_mt, views
 from cifp_jax.methods.context import Context
 from cifp_jax.models.network import Network
+from tests.support.methods import (
+    LATE,
+    LIKELY,
+    PIXELS,
+    SIZE,
+    SURE,
+    compile_loss,
+    dice,
+    divide,
+    flat,
+    make_batch,
+    make_network,
+    run,
+    run_all,
+    supervised,
+)
+from tests.support.steps import make_batch as drawn_batch
 from tests.support.steps import quick
-
-SIZE = 3  # pixels a side
-PIXELS = SIZE**2
-SMOOTH = 1e-5
-SURE = math.log(39)  # a foreground probability of 0.975
-LIKELY = math.log(3)  # of 0.75
-LATE = jnp.int32(100_000)  # after every ramp
-
-
-def make_network(scale: float) -> Network:
-    """Two classes; the foreground's logit is the image times `scale`.
-
-    Its "statistics" count the passes that moved them: 1 an encoding, 100 a decoding.
-    """
-
-    def encode(x, keys, stats):
-        return (scale * x,), {"passes": stats["passes"] + 1}
-
-    def decode(features, keys, stats):
-        logits = jnp.concatenate([jnp.zeros_like(features[0]), features[0]], axis=-1)
-        return logits, {"passes": stats["passes"] + 100}
-
-    def forward(x, keys, stats):
-        features, stats = encode(x, keys, stats)
-        return decode(features, keys, stats)
-
-    return Network(encode, decode, forward, {"passes": jnp.zeros(())}, {})
-
-
-def flat(*values: float) -> jax.Array:
-    """One image a value, everywhere the same: noise in units of its deviation is none."""
-    return jnp.broadcast_to(jnp.array(values)[:, None, None, None], (len(values), SIZE, SIZE, 1))
-
-
-def make_batch(*unlabeled: float) -> dict:
-    label = jnp.broadcast_to(jnp.array([1, 0], jnp.int32)[:, None, None], (2, SIZE, SIZE))
-    return {
-        "labeled": {"image": flat(LIKELY, -LIKELY), "label": label, "index": jnp.arange(2)},
-        "unlabeled": {"image": flat(*unlabeled), "index": jnp.arange(2)},
-    }
-
-
-@functools.cache
-def compile_loss(name, student, teacher, **settings):
-    networks = [
-        tuple(make_network(s) for s in scale) if isinstance(scale, tuple) else make_network(scale)
-        for scale in (student, teacher)
-    ]
-    chosen = METHODS[name].settings(**settings)
-
-    def loss(batch, key, step):
-        return METHODS[name].loss(*networks, batch, Context(key, step), chosen)
-
-    return quick(loss)
-
-
-def run(name, batch, student: Any = 1.0, teacher: Any = 1.0, step=LATE, seeds=(0,), **settings):
-    """Total, passes that moved the statistics, and the metrics divided; of the last seed."""
-    return run_all(name, batch, student, teacher, step, seeds, **settings)[-1]
-
-
-def run_all(name, batch, student: Any = 1.0, teacher: Any = 1.0, step=LATE, seeds=(0,), **settings):
-    """What `run` returns, for every seed."""
-    loss = compile_loss(name, student, teacher, **settings)
-    with parallel.random_numbers():
-        return [divide(*loss(batch, jax.random.key(seed), step)) for seed in seeds]
-
-
-def divide(total, aux):
-    stats, metrics = aux
-    assert set(metrics) >= {"loss"}
-    np.testing.assert_allclose(metrics["loss"][0], total, rtol=1e-6)
-    return float(total), stats, {k: float(a / b) for k, (a, b) in metrics.items()}
-
-
-def dice(p: float, pixels: int) -> float:
-    """Dice loss of an area of one class that is predicted with probability p, of two classes."""
-    right = 1 - (2 * p * pixels + SMOOTH) / ((p**2 + 1) * pixels + SMOOTH)
-    wrong = 1 - SMOOTH / ((1 - p) ** 2 * pixels + SMOOTH)
-    return (right + wrong) / 2
-
-
-def supervised(p: float) -> float:
-    """L_x where the right class has probability p in both labelled images."""
-    return (-math.log(p) + 1 - 2 * p / (p**2 + (1 - p) ** 2 + 1)) / 2
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +44,13 @@ def plain(monkeypatch):
     monkeypatch.setattr(views, "photometric", lambda key, image: image)
 
 
-def test_mean_teacher():
+@pytest.fixture
+def quiet(monkeypatch):
+    """Teachers that see the images without noise."""
+    monkeypatch.setattr(views, "noise", lambda key, image, unit: image)
+
+
+def test_mean_teacher(quiet):
     # The student's 0.75 against its teacher's 9 / (9 + 1), and 0.5 against 0.5.
     batch = make_batch(LIKELY, 0.0)
     total, stats, _ = run("mean_teacher", batch, teacher=2.0)
@@ -125,13 +61,36 @@ def test_mean_teacher():
     assert early == pytest.approx(supervised(0.75) + 0.1 * math.exp(-5) * 0.15**2 / 2, rel=1e-5)
 
 
-def test_ua_mt_leaves_out_what_is_uncertain():
+@pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])
+def test_teachers_see_noise_of_an_absolute_level(name):
+    seen = []
+
+    def forward(x, keys, stats):
+        seen.append(x)
+        return teacher.decode((x,), keys, stats)
+
+    teacher = make_network(1.0)
+    network, settings = teacher._replace(forward=forward), METHODS[name].settings()
+    changes = []
+    for scale in (1.0, 100.0):
+        batch = jax.tree.map(jnp.asarray, drawn_batch(0, (64, 64), 2, size=2))
+        batch["unlabeled"]["image"] *= scale
+        with parallel.random_numbers():
+            METHODS[name].loss(teacher, network, batch, Context(jax.random.key(0), LATE), settings)
+        changes.append(np.asarray(seen[-1] - batch["unlabeled"]["image"]))
+    assert abs(np.abs(changes[0]).max() - 0.2) < 1e-5
+    assert abs(np.mean(np.abs(changes[0]) < 0.1) - 0.683) < 0.02  # within one deviation
+    np.testing.assert_allclose(changes[0], changes[1], atol=1e-4)
+    assert abs(np.corrcoef(changes[0].reshape(2, -1))[0, 1]) < 0.05  # an example's own
+
+
+def test_ua_mt_leaves_out_what_is_uncertain(quiet):
     # Entropies 0.47 and 1 of the largest: the second image is never under the threshold.
     total, stats, metrics = run("ua_mt", make_batch(LIKELY, 0.0), teacher=2.0)
     assert total == pytest.approx(supervised(0.75) + 0.1 * 0.15**2, rel=1e-5)
     assert metrics["certain"] == 0.5
     assert float(stats["passes"]) == 101
-    # H(0.75) = 0.81 is over three quarters at the start, and under 1 at the end.
+    # H(0.75) = 0.56 is over 0.75 log 2 = 0.52 at the start, and under log 2 at the end.
     batch = make_batch(LIKELY, -LIKELY)
     assert run("ua_mt", batch, step=jnp.int32(0))[2]["certain"] == 0
     assert run("ua_mt", batch)[2]["certain"] == 1
@@ -152,6 +111,38 @@ def test_ua_mt_asks_for_passes_that_agree():
     with parallel.random_numbers():
         _, (_, metrics) = quick(loss)(make_batch(LIKELY, LIKELY), jax.random.key(0))
     assert float(metrics["certain"][0]) == 0
+
+
+def test_ua_mt_of_four_classes_keeps_the_twos_of_two(quiet):
+    def four(scale):
+        def decode(features, keys, stats):
+            rest = jnp.zeros((*features[0].shape[:-1], 3))
+            return jnp.concatenate([features[0], rest], axis=-1), stats
+
+        network = make_network(scale)
+        encode, stats = network.encode, {"passes": jnp.zeros(())}
+        return Network(encode, decode, lambda x, k, s: decode(*encode(x, k, s), s), stats, {})
+
+    def loss(batch, step):
+        networks, key = (four(0.5), four(1.0)), jax.random.key(0)
+        return ua_mt.loss(*networks, batch, Context(key, step), ua_mt.Settings(passes=2))
+
+    # The teacher's first class has 0.85 and 0.79, the others equal parts of the rest: entropies of
+    # 0.588 and 0.745, both under three quarters of log 4 = 1.39, one under log 2 = 0.693.
+    images = [math.log(3 * p / (1 - p)) for p in (0.85, 0.79)]
+    compiled = quick(loss)
+    with parallel.random_numbers():
+        early, late = (
+            divide(*compiled(make_batch(*images), step))[2] for step in (jnp.int32(0), LATE)
+        )
+    assert early["certain"] == 0
+    assert late["certain"] == 0.5
+    # The student has half the logit; the sum of squares over the four classes is halved.
+    odds = math.exp(images[0] / 2)
+    first, other = odds / (odds + 3), 1 / (odds + 3)
+    want = ((first - 0.85) ** 2 + 3 * (other - 0.05) ** 2) / 2
+    assert late["consistency"] == pytest.approx(want, rel=1e-4)
+    assert late["loss"] == pytest.approx(late["supervised"] + 0.1 * want, rel=1e-4)
 
 
 def test_cps():
@@ -192,6 +183,17 @@ def test_unimatch(plain):
     assert seen == {round(dice(0.5, PIXELS), 4), round(doubled, 4)}
 
 
+def test_the_unlabelled_terms_of_unimatch_may_have_a_ramp(plain):
+    batch, half = make_batch(SURE, 0.0), dice(0.975, PIXELS)
+    settings = {"cutmix": 0.0, "drop": 0.0, "ramp_steps": 100}
+    for step, weight in ((0, math.exp(-5)), (50, math.exp(-1.25)), (100, 1.0)):
+        total, _, metrics = run("unimatch", batch, step=jnp.int32(step), **settings)
+        assert metrics["lambda"] == pytest.approx(weight, rel=1e-5)
+        assert total == pytest.approx((supervised(0.75) + weight * half) / 2, rel=1e-4)
+    # As published there is none.
+    assert run("unimatch", batch, step=jnp.int32(0), cutmix=0.0)[2]["lambda"] == 1
+
+
 def test_crossmatch(plain):
     batch, half = make_batch(SURE, 0.0), dice(0.975, PIXELS)
     total, stats, metrics = run("crossmatch", batch, cutmix=0.0, drop_weak=0.0, drop_strong=0.0)
@@ -216,6 +218,35 @@ def test_crossmatch(plain):
         assert total == pytest.approx(want, rel=1e-4)
     assert seen <= possible
     assert len(seen) >= 3
+
+
+def test_the_threshold_of_crossmatch_grows():
+    ramp = crossmatch.Settings(threshold=0.5, threshold_end=0.7, threshold_steps=100)
+    constant = crossmatch.Settings(threshold=0.5, threshold_end=0.7)
+    for step, share in ((0, math.exp(-5)), (50, math.exp(-1.25)), (100, 1), (200, 1)):
+        tau = crossmatch.threshold(jnp.int32(step), ramp)
+        assert float(tau) == pytest.approx(0.5 + 0.2 * share)
+        assert float(crossmatch.threshold(jnp.int32(step), constant)) == 0.5
+    # 0.75 is sure enough at first.
+    settings = {"threshold": 0.7, "threshold_end": 0.8, "threshold_steps": 100}
+    for step, sure in ((0, 1), (100, 0)):
+        batch = make_batch(LIKELY, LIKELY)
+        assert run("crossmatch", batch, step=jnp.int32(step), **settings)[2]["confident"] == sure
+
+
+def test_crossmatch_of_the_foreground_alone(plain):
+    # Foreground probabilities of 0.75 where it is, and of 0.025 where it is not.
+    batch = make_batch(SURE, 0.0)
+    batch["labeled"]["image"] = flat(LIKELY, -SURE)
+    settings = {"cutmix": 0.0, "drop_weak": 0.0, "drop_strong": 0.0, "foreground_only": True}
+    total, _, metrics = run("crossmatch", batch, **settings)
+    entropy = -(math.log(0.75) + math.log(0.975)) / 2
+    want = (entropy + 1 - 2 * 0.75 / (0.75**2 + 0.025**2 + 1)) / 2
+    assert metrics["supervised"] == pytest.approx(want, rel=1e-4)
+    foreground = 1 - 2 * 0.975 / (0.975**2 + 1)
+    assert metrics["strong"] == pytest.approx(foreground, rel=0.01)
+    assert metrics["distillation"] == pytest.approx(foreground, rel=0.01)
+    assert total == pytest.approx((want + foreground) / 2, rel=1e-4)
 
 
 def area(p: float, pixels: int) -> float:
@@ -245,6 +276,32 @@ def test_bcp_keeps_the_largest_component_of_a_pseudo_label():
     )
     shares = [run("bcp", batch, largest_component=keep)[2]["foreground"] for keep in (True, False)]
     assert shares == pytest.approx([2 / PIXELS, 3 / PIXELS])
+
+
+def test_each_pass_of_bcp_has_half_of_a_stream():
+    # On LA the published passes have two images: 4 + 4 in a batch.
+    sizes = []
+
+    def forward(x, keys, stats):
+        sizes.append(len(x))
+        return network.forward(x, keys, stats)
+
+    network = make_network(1.0)
+    counting = network._replace(forward=forward)
+    batch = {
+        "labeled": {
+            "image": flat(LIKELY, -LIKELY, LIKELY, -LIKELY),
+            "label": jnp.tile(make_batch(0.0, 0.0)["labeled"]["label"], (2, 1, 1)),
+            "index": jnp.arange(4),
+        },
+        "unlabeled": {"image": flat(SURE, -SURE, SURE, -SURE), "index": jnp.arange(4)},
+    }
+    context = Context(jax.random.key(0), jnp.int32(10_000))
+    total, _ = quick(lambda b: bcp.loss(counting, counting, b, context, bcp.Settings()))(batch)
+    assert sizes == [4, 2, 2]
+    # The losses are means and ratios: but for the smoothing of the Dice they stay the same.
+    want = run("bcp", make_batch(SURE, -SURE), step=jnp.int32(10_000))[0]
+    assert float(total) == pytest.approx(want, rel=1e-3)
 
 
 def test_bcp_wants_pairs():

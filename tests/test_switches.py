@@ -22,12 +22,12 @@ BASE = {
     "bcp": {"pretrain_steps": 10},
     "cifp": {"perturbation.stage": 2, "perturbation.gate": 0.0, "ramp_steps": 100},
     "cps": {"ramp_steps": 100},
-    "crossmatch": {"threshold": 0.4},
+    "crossmatch": {"threshold": 0.4, "threshold_end": 0.5, "threshold_steps": 100},
     "fixmatch": {"threshold": 0.4},
     "mean_teacher": {"ramp_steps": 100},
     "supervised": {},
     "ua_mt": {"passes": 2, "ramp_steps": 100, "threshold_steps": 100},
-    "unimatch": {"threshold": 0.4},
+    "unimatch": {"threshold": 0.4, "ramp_steps": 100},
 }
 # Other values of the settings that are no choice of names.
 OTHERS = {
@@ -46,22 +46,33 @@ OTHERS = {
     "cps": {"lambda_max": 1.0, "ramp_steps": 50},
     "crossmatch": {
         "threshold": 0.9,
+        "threshold_end": 0.9,
+        "threshold_steps": 0,
         "cutmix": 1.0,
         "drop_weak": 0.75,
         "drop_strong": 0.25,
         "eta": 0.6,
         "distill": 1.0,
+        "foreground_only": True,
     },
     "fixmatch": {"threshold": 0.9, "cutmix": 1.0},
     "mean_teacher": {"lambda_max": 1.0, "ramp_steps": 50},
     "supervised": {},
     "ua_mt": {"passes": 3, "lambda_max": 1.0, "ramp_steps": 50, "threshold_steps": 1000},
-    "unimatch": {"threshold": 0.9, "cutmix": 1.0, "drop": 0.2},
+    "unimatch": {"threshold": 0.9, "cutmix": 1.0, "drop": 0.2, "ramp_steps": 50},
 }
 
 
 # What belongs to a choice that is not the default.
 CHOICES = {"fusion.temperature": {"fusion.kind": "entropy"}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hasty():
+    """Each operation is compiled by itself, which takes most of the time, and hardly runs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def changes():

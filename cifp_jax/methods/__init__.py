@@ -14,6 +14,7 @@ from cifp_jax.methods import (
     supervised,
     ua_mt,
     unimatch,
+    views,
 )
 from cifp_jax.methods.ema import one_teacher
 
@@ -59,14 +60,14 @@ class Method(NamedTuple):
 
 
 METHODS: dict[str, Method] = {
-    "ad_mt": Method(ad_mt.loss, ad_mt.Settings, teachers=2, decays=ad_mt.decays),
+    "ad_mt": Method(ad_mt.loss, ad_mt.Settings, teachers=2, decays=ad_mt.decays, pairs=views.pairs),
     "bcp": Method(bcp.loss, bcp.Settings, decays=bcp.decays),
     "cifp": Method(cifp.loss, cifp.Settings, pairs=_never),
     "cps": Method(cps.loss, cps.Settings, students=2, pairs=_never),
-    "crossmatch": Method(crossmatch.loss, crossmatch.Settings),
-    "fixmatch": Method(fixmatch.loss, fixmatch.Settings),
+    "crossmatch": Method(crossmatch.loss, crossmatch.Settings, pairs=views.pairs),
+    "fixmatch": Method(fixmatch.loss, fixmatch.Settings, pairs=views.pairs),
     "mean_teacher": Method(mean_teacher.loss, mean_teacher.Settings, pairs=_never),
     "supervised": Method(supervised.loss, supervised.Settings, pairs=_never),
     "ua_mt": Method(ua_mt.loss, ua_mt.Settings, pairs=_never),
-    "unimatch": Method(unimatch.loss, unimatch.Settings),
+    "unimatch": Method(unimatch.loss, unimatch.Settings, pairs=views.pairs),
 }

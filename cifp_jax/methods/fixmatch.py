@@ -25,6 +25,7 @@ class Settings(Checked):
     cutmix: float = setting(
         0.5, "The probability of a CutMix box in the strong view.", low=0, high=1
     )
+    cutmix_source: str = views.source_setting()
 
 
 def loss(
@@ -33,14 +34,15 @@ def loss(
     """`L = (L_x + L_s) / 2`, `L_s = mean_v [max p_w >= tau] CE(p_s, argmax p_w)`.
 
     p_w is the student's own prediction of the weak view, under stop-gradient, p_s that of the
-    strong view. The mean is over all unlabelled voxels, the unsure ones included.
+    strong view. The mean is over all unlabelled voxels, the unsure ones included. Boxes of labelled
+    images (`cutmix_source`) are an addition.
 
     Different from the published code: the other image of CutMix comes from the same batch, and its
     pseudo label from the same pass, where that code predicts it in a pass of its own with running
     statistics; and the strong views' pass moves no running statistics, as theirs does.
     """
     del teacher
-    rng_keys, rng_views, rng_strong = jax.random.split(context.key, 3)
+    rng_keys, rng_views, rng_strong, rng_boxes = jax.random.split(context.key, 4)
     keys = stream_keys(rng_keys, batch)
     clean = clean_pass(student, batch, keys, context)
     goal = confident(jax.nn.softmax(clean.logits), settings.threshold)
@@ -48,7 +50,10 @@ def loss(
     drawn = views.strong_views(
         rng_views, unlabeled["image"], unlabeled["index"], count=1, cutmix=settings.cutmix
     )
-    ((x_s, (target, sure)),) = views.mix(goal, *drawn)
+    shown = views.shown_in_boxes(
+        settings.cutmix_source, rng_boxes, batch, clean.label, context.shards
+    )
+    ((x_s, (target, sure)),) = views.mix(goal, *drawn, shown)
     keys_s = parallel.example_keys(rng_strong, unlabeled["index"])
     logits_s, _ = student.forward(x_s, keys_s, student.batch_stats)
     # Weights inside the target: the mean stays one over all voxels.

@@ -40,6 +40,7 @@ def dice_loss(
     axis_name: str | None,
     *,
     present_only: bool = False,
+    foreground_only: bool = False,
 ) -> Float[Array, ""]:
     """Mean over classes, background included, of one Dice loss a class over the global batch.
 
@@ -52,7 +53,10 @@ def dice_loss(
       axis_name: of the pmapped devices, or None.
       present_only: take the mean over those classes only that the target holds with a weight above
         zero. A class that the batch lacks otherwise is pushed towards zero everywhere.
+      foreground_only: leave the background out of the mean.
     """
+    if foreground_only:
+        probs, target = probs[..., 1:], target[..., 1:]
     weights = jnp.broadcast_to(jnp.asarray(weights, probs.dtype), probs.shape[:-1])[..., None]
     axes = tuple(range(probs.ndim - 1))
 
@@ -74,11 +78,19 @@ def segmentation_loss(
     axis_name: str | None,
     *,
     present_only: bool = False,
+    foreground_only: bool = False,
 ) -> Float[Array, ""]:
     """`(CE + Dice) / 2` against a target distribution, weighted by voxel (reconstructed)."""
     log_probs = jax.nn.log_softmax(logits)
     entropy = cross_entropy(log_probs, target, weights, axis_name)
-    dice = dice_loss(jnp.exp(log_probs), target, weights, axis_name, present_only=present_only)
+    dice = dice_loss(
+        jnp.exp(log_probs),
+        target,
+        weights,
+        axis_name,
+        present_only=present_only,
+        foreground_only=foreground_only,
+    )
     return (entropy + dice) / 2
 
 

@@ -1,5 +1,7 @@
 """What the methods share: the clean pass, confident pseudo labels, dropped features, figures."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +13,11 @@ from cifp_jax.methods.context import Batch, Context, Metrics
 from cifp_jax.methods.losses import one_hot, segmentation_loss
 from cifp_jax.models import layers
 from cifp_jax.models.layers import Features
-from cifp_jax.models.network import Network
+from cifp_jax.models.network import Network, Stats
 
 Goal = tuple[Float[Array, "b *spatial k"], Float[Array, "b *spatial"]]
+# The probability that a channel is dropped, and a key for each unlabelled example.
+Drop = tuple[float, Key[Array, " u"]]
 
 
 class Clean(NamedTuple):
@@ -23,6 +27,7 @@ class Clean(NamedTuple):
       features_l: of the labelled images, full resolution first.
       features: of the weak unlabelled images.
       logits: of the weak unlabelled images.
+      dropped: logits of the weak unlabelled images' features with dropped channels, if asked for.
       label: one-hot true label of the labelled images.
       supervised: `L_x = (CE + Dice) / 2`.
       batch_stats: the running statistics, moved by this pass.
@@ -31,6 +36,7 @@ class Clean(NamedTuple):
     features_l: Features
     features: Features
     logits: Float[Array, "u *spatial k"]
+    dropped: list[Float[Array, "u *spatial k"]]
     label: Float[Array, "l *spatial k"]
     supervised: Float[Array, ""]
     batch_stats: Any
@@ -50,26 +56,77 @@ def clean_pass(
     batch: Batch,
     keys: tuple[Key[Array, " l"], Key[Array, " u"]],
     context: Context,
+    *,
+    drops: Sequence[Drop] = (),
+    foreground_only: bool = False,
 ) -> Clean:
     """One pass over labelled and weak unlabelled images, normalised together.
 
     In most methods it is the only pass that moves the running statistics, so that they describe
     images as they are at inference, without strong perturbations.
+
+    Args:
+      student: the network.
+      batch: of the step.
+      keys: of the dropout of labelled and unlabelled images.
+      context: of the step.
+      drops: for each, the unlabelled images are decoded once more, see `decode_with_dropped`.
+      foreground_only: whether the Dice of L_x leaves out the background.
     """
     labeled, shards = batch["labeled"], context.shards
     images = parallel.concat_streams(labeled["image"], batch["unlabeled"]["image"], shards)
     joined = parallel.concat_streams(*keys, shards)
     features, moved = student.encode(images, joined, student.batch_stats)
-    logits, moved = student.decode(features, joined, moved)
     count = labeled["image"].shape[0]
     features_l, features_u = parallel.split_streams(features, count, shards)
-    logits_l, logits_u = parallel.split_streams(logits, count, shards)
-    label = one_hot(labeled["label"], logits.shape[-1])
-    supervised = segmentation_loss(logits_l, label, 1.0, context.axis_name)
-    return Clean(features_l, features_u, logits_u, label, supervised, moved)
+    if drops:
+        logits, moved = decode_with_dropped(student, features, count, drops, moved, shards)
+    else:
+        joint, moved = student.decode(features, joined, moved)
+        logits = parallel.split_streams(joint, count, shards)
+    logits_l, logits_u, *dropped = logits
+    label = one_hot(labeled["label"], logits_l.shape[-1])
+    supervised = segmentation_loss(
+        logits_l, label, 1.0, context.axis_name, foreground_only=foreground_only
+    )
+    return Clean(features_l, features_u, logits_u, dropped, label, supervised, moved)
 
 
-def confident(probs: Float[Array, "b *spatial k"], threshold: float) -> Goal:
+def decode_with_dropped(
+    student: Network,
+    features: Features,
+    count: int,
+    drops: Sequence[Drop],
+    stats: Stats,
+    shards: int,
+) -> tuple[list[Float[Array, "_ *spatial k"]], Stats]:
+    """Decodes two streams and the second one with dropped channels, all normalised together.
+
+    The decoder's own dropout is off, as it is in the published decoders where features are dropped.
+
+    Args:
+      student: the network.
+      features: of two streams, joined by `parallel.concat_streams`.
+      count: examples in the first stream.
+      drops: how often the second stream is decoded once more, and what is dropped then.
+      stats: batch statistics before this pass.
+      shards: blocks in the batch, one a device.
+
+    Returns:
+      Logits of the first stream, of the second, and of each of its copies; and the statistics.
+    """
+    second = parallel.split_streams(features, count, shards)[1]
+    copies = [drop_channels(second, rate, keys) for rate, keys in drops]
+    join = functools.partial(parallel.concat_streams, shards=shards)
+    rest, stats = student.decode(functools.reduce(join, copies, features), None, stats)
+    parts = []
+    for size in (count, *[second[0].shape[0]] * len(drops)):
+        part, rest = parallel.split_streams(rest, size, shards)
+        parts.append(part)
+    return [*parts, rest], stats
+
+
+def confident(probs: Float[Array, "b *spatial k"], threshold: float | Float[Array, ""]) -> Goal:
     """The hard pseudo label, one-hot, and its weight: 1 where `max p >= threshold`, else 0."""
     probs = jax.lax.stop_gradient(probs)
     weight = (jnp.max(probs, axis=-1) >= threshold).astype(probs.dtype)

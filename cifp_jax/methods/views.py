@@ -6,12 +6,14 @@ alone, so masks of the weak view hold for the strong one.
 
 Scales. ACDC slices lie in [0, 1] and LA scans are z-scored, so no absolute level means the same in
 both. Brightness multiplies the distance to the image's own minimum, contrast the distance to its
-mean, gamma works on the image rescaled to its own range, and the noise is measured in the image's
-standard deviations. Nothing is clipped to a range. The order is fixed.
+mean, gamma works on the image rescaled to its own range, and the noise of a strong view is measured
+in the image's standard deviations. Nothing is clipped to a range. The order is fixed.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +21,27 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from cifp_jax import parallel
 from cifp_jax.augmentation import intensity
+from cifp_jax.methods.context import Batch
+from cifp_jax.settings import setting
 
 JITTER = (0.5, 1.5)
 JITTER_PROBABILITY = 0.8
 SIGMA = (0.1, 2.0)  # pixels or voxels
 BLUR_PROBABILITY = 0.5
 GAMMA = (-0.5, 0.5)  # of the exponent's natural logarithm
-NOISE, NOISE_LIMIT = 0.1, 0.2  # standard deviations of the image
+NOISE, NOISE_LIMIT = 0.1, 0.2  # of the unit of noise
 BOX_SHARE = (0.02, 0.4)
 BOX_ASPECT = (0.3, 3.3)
+
+
+def source_setting() -> Any:
+    """The setting of what CutMix boxes show, the same one for every method that has boxes."""
+    return setting(
+        "unlabeled",
+        "What a CutMix box shows: another unlabelled image of the batch with its pseudo label "
+        "(unlabeled), or the labelled partner with its true label, which counts fully (labeled).",
+        options=("labeled", "unlabeled"),
+    )
 
 
 def jitter(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
@@ -54,10 +68,16 @@ def blur(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array,
     return jnp.where(apply < BLUR_PROBABILITY, intensity.gaussian_filter(image, sigma), image)
 
 
-def noise(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Array, "*spatial c"]:
-    """Adds Gaussian noise of 0.1 standard deviations of the image, clipped at 0.2."""
+def noise(
+    key: Key[Array, ""], image: Float[Array, "*spatial c"], unit: float | None = None
+) -> Float[Array, "*spatial c"]:
+    """Adds Gaussian noise of 0.1 units, clipped at 0.2; a unit is the image's standard deviation.
+
+    Another `unit` makes the noise the same for every image.
+    """
     drawn = NOISE * jax.random.normal(key, image.shape, image.dtype)
-    return image + jnp.std(image) * jnp.clip(drawn, -NOISE_LIMIT, NOISE_LIMIT)
+    scale = jnp.std(image) if unit is None else unit
+    return image + scale * jnp.clip(drawn, -NOISE_LIMIT, NOISE_LIMIT)
 
 
 def photometric(
@@ -72,6 +92,17 @@ def photometric(
     for step, step_key in zip(steps, jax.random.split(key, len(steps)), strict=True):
         image = step(step_key, image)
     return image
+
+
+def fill_box(
+    spatial: tuple[int, ...], start: Int[Array, " r"], stop: Int[Array, " r"]
+) -> Bool[Array, "*spatial"]:
+    """True from `start` to before `stop` along every axis."""
+    inside = jnp.ones(spatial, bool)
+    for axis, length in enumerate(spatial):
+        place = jnp.arange(length).reshape([-1 if a == axis else 1 for a in range(len(spatial))])
+        inside = inside & (place >= start[axis]) & (place < stop[axis])
+    return inside
 
 
 def box_mask(
@@ -100,11 +131,7 @@ def box_mask(
     side = jnp.round(size * jnp.exp(excess - room)).astype(jnp.int32)
     side = jnp.clip(side, 1, size)
     start = jnp.floor(place * (size - side + 1)).astype(jnp.int32)
-    mask = apply < probability
-    for axis, length in enumerate(spatial):
-        position = jnp.arange(length).reshape([-1 if a == axis else 1 for a in range(rank)])
-        mask = mask & (position >= start[axis]) & (position < start[axis] + side[axis])
-    return mask
+    return fill_box(spatial, start, start + side) & (apply < probability)
 
 
 def paste(x: PyTree, other: PyTree, mask: Bool[Array, "b *spatial"]) -> PyTree:
@@ -130,6 +157,7 @@ def strong_views(
     *,
     count: int,
     cutmix: float,
+    box: Callable[..., Bool[Array, "*spatial"]] = box_mask,
 ) -> tuple[list[Float[Array, "u *spatial c"]], list[Bool[Array, "u *spatial"] | None]]:
     """Photometric views of each image before mixing, and the boxes to mix each view with.
 
@@ -139,15 +167,51 @@ def strong_views(
       index: of the examples, which draw by it.
       count: how many views.
       cutmix: probability of a box; 0 gives None in place of boxes.
+      box: draws one, as `box_mask` does.
     """
     photos, boxes = [], []
     for number in range(count):
         keys = parallel.example_keys(jax.random.fold_in(rng, number), index)
         photo_keys, box_keys = jax.vmap(jax.random.split)(keys).T
         photos.append(jax.vmap(photometric)(photo_keys, image))
-        draw = functools.partial(box_mask, spatial=image.shape[1:-1], probability=float(cutmix))
+        draw = functools.partial(box, spatial=image.shape[1:-1], probability=float(cutmix))
         boxes.append(jax.vmap(draw)(box_keys) if cutmix > 0 else None)
     return photos, boxes
+
+
+def shown_in_boxes(
+    source: str,
+    rng: Key[Array, ""],
+    batch: Batch,
+    label: Float[Array, "l *spatial k"],
+    shards: int,
+    *,
+    weak: bool = False,
+) -> tuple[Float[Array, "u *spatial c"], PyTree] | None:
+    """What `mix` is to paste: a labelled partner for each unlabelled image, or None for neighbours.
+
+    A partner comes with its goal, the true label at weight 1.
+
+    Args:
+      source: of the boxes, a value of `source_setting`.
+      rng: key of the partners' views.
+      batch: of the step.
+      label: one-hot true label of its labelled images.
+      shards: blocks in the batch, one a device.
+      weak: show the partner as it is; by default it is changed photometrically, as the image is.
+    """
+    if source == "unlabeled":
+        return None
+    image, index = batch["labeled"]["image"], batch["labeled"]["index"]
+    if not weak:
+        image = jax.vmap(photometric)(parallel.example_keys(rng, index), image)
+    shown = (image, (label, jnp.ones(label.shape[:-1])))
+    return parallel.take_partners(shown, batch["unlabeled"]["index"].shape[0], shards)
+
+
+def pairs(settings: Any) -> bool:
+    """Whether boxes show a neighbour of the same stream, so that images are needed in pairs."""
+    return settings.cutmix > 0 and settings.cutmix_source == "unlabeled"
 
 
 def mix(
