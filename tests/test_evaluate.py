@@ -78,7 +78,7 @@ def test_worst_cases_come_first():
         Row(name, Score(1, dice, dice, hd95, 0.0, False), 0.0)
         for name, dice, hd95 in (("near", 50.0, 2.0), ("far", 50.0, 9.0), ("good", 90.0, 1.0))
     ]
-    assert Evaluation(tuple(rows), "diagonal", False, run().reliability).worst_first() == [1, 0, 2]
+    assert Evaluation(tuple(rows), "diagonal", "", run().reliability).worst_first() == [1, 0, 2]
 
 
 def test_the_rule_decides_what_a_miss_costs():

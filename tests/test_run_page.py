@@ -45,7 +45,7 @@ def evaluation(*dice):
         for k in (1, 2)
     ]
     found = reliability(np.full((4, 2), (0.1, 0.9)), np.array([1, 1, 1, 0]))
-    return Evaluation(tuple(rows), "diagonal", False, found)
+    return Evaluation(tuple(rows), "diagonal", "", found)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_cases_of_background_alone(tmp_path: pathlib.Path):
     empty = Evaluation(
         (Row("a", Score(1, 100.0, 100.0, 0.0, 0.0, False), 0.1),),
         "diagonal",
-        False,
+        "",
         reliability(np.array([[0.9, 0.1]]), np.array([0])),
     )
     summary = summarize(empty, FACTS | {"list": "test", "reported": True})

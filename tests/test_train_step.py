@@ -23,7 +23,7 @@ FILTERS = (2, 2, 4, 4, 4)
 STEPS = 4
 LEARNING_RATE = 0.01  # of both protocols
 # Settings of CIFP for two stages and few steps.
-SMALL = {"perturbation.stage": 2, "ramp_steps": 2}
+SMALL: dict[str, Any] = {"perturbation.stage": 2, "ramp_steps": 2}
 
 
 CASES = {

@@ -55,9 +55,11 @@ def loss(
     """
     labeled, unlabeled, shards = batch["labeled"], batch["unlabeled"], context.shards
     rng_dropout, rng_views, rng_perturbation = jax.random.split(context.key, 3)
-    images = (labeled["image"], unlabeled["image"])
+    ours, theirs = labeled["image"], unlabeled["image"]
     if "places" not in unlabeled:
-        images = map(jax.vmap(views.photometric), stream_keys(rng_views, batch), images)
+        keys_l, keys_u = stream_keys(rng_views, batch)
+        change = jax.vmap(views.photometric)
+        ours, theirs = change(keys_l, ours), change(keys_u, theirs)
     probs = predict_pseudo_labels(teacher, batch, settings.fusion)
     uncertainty = normalized_entropy(probs)
     reliability = jnp.exp(-settings.fusion.gamma * uncertainty)
@@ -66,7 +68,7 @@ def loss(
     label = losses.one_hot(labeled["label"], classes)
 
     keys = parallel.concat_streams(*stream_keys(rng_dropout, batch), shards)
-    joined = parallel.concat_streams(*images, shards)
+    joined = parallel.concat_streams(ours, theirs, shards)
     features, stats = student.encode(joined, keys, student.batch_stats)
     features, perturbed = perturb_features(
         features,

@@ -160,7 +160,8 @@ def start_from(path: pathlib.Path, config: Config, state: TrainState) -> TrainSt
         return entry((*(jax.tree.map(jnp.array, value) for _ in old[:count]), *kept))
 
     params, stats = variables["params"], variables["batch_stats"]
-    return state.replace(
+    return dataclasses.replace(
+        state,
         params=state.params | {"network": new(state.params["network"], params, 1)},
         batch_stats=new(state.batch_stats, stats, 1),
         ema_params=state.ema_params | {"network": new(state.ema_params["network"], params)},
