@@ -1,4 +1,4 @@
-"""CutMix boxes: the large ones of AD-MT, and those that show labelled images."""
+"""CutMix boxes that show labelled images, in every method that has boxes."""
 
 import math
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifp_jax.methods import ad_mt, views
+from cifp_jax.methods import views
 from tests.support.methods import (
     LIKELY,
     compile_loss,
@@ -20,47 +20,6 @@ from tests.support.methods import (
 STEP = jnp.int32(50)  # of AD-MT's second teacher, whose strong view has a box
 # The Dice loss, of both classes, of an area of each that is predicted with probability 0.75.
 DICE = 1 - 2 * 0.75 / (0.75**2 + 0.25**2 + 1)
-
-
-def half_boxes(spatial, count):
-    """The shares of boxes as the published code draws them, one image at a time."""
-    rng = np.random.default_rng(0)
-    shares = []
-    for _ in range(count):
-        side, share = math.sqrt(1 - rng.beta(4, 4)), 1.0
-        for length in spatial:
-            half = int(length * side) // 2
-            middle = rng.integers(length // 8, length)
-            share *= (min(middle + half, length) - max(middle - half, 0)) / length
-        shares.append(share)
-    return shares
-
-
-@pytest.mark.parametrize(("spatial", "mean"), [((96, 64), 0.36), ((40, 32, 24), 0.21)])
-def test_boxes_of_ad_mt_are_distributed_as_published(spatial, mean):
-    keys = jax.random.split(jax.random.key(0), 2000)
-    masks = np.asarray(jax.jit(jax.vmap(lambda key: ad_mt.half_box(key, spatial, 1.0)))(keys))
-    axes = range(1, masks.ndim)
-    sides = [np.asarray(masks.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-    shares = masks.mean(axis=tuple(axes))
-    filled = np.prod([side.mean(axis=1) for side in sides], axis=0)
-    np.testing.assert_allclose(shares, filled, rtol=1e-5)  # a full box
-    assert abs(shares.mean() - mean) < 0.015
-    places = (0.05, 0.25, 0.5, 0.75, 0.95)
-    want = np.quantile(half_boxes(spatial, 20_000), places)
-    np.testing.assert_allclose(np.quantile(shares, places), want, atol=0.025)
-    # Where nothing sticks out, all sides are the same share of the image's, to two voxels.
-    inside = [~(side[:, 0] | side[:, -1]) for side in sides]
-    whole = np.logical_and.reduce(inside)
-    assert whole.sum() > 20
-    lengths = np.array([side[whole].mean(axis=1) for side in sides])
-    assert np.ptp(lengths, axis=0).max() <= 2 / min(spatial) + 1e-6
-
-
-def test_boxes_of_ad_mt_come_with_the_asked_probability():
-    keys = jax.random.split(jax.random.key(0), 1000)
-    some = jax.jit(jax.vmap(lambda key: ad_mt.half_box(key, (16, 16), 0.3).any()))(keys)
-    assert abs(float(some.mean()) - 0.3) < 0.05
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
-from cifp_jax.methods import METHODS, ad_mt, bcp, crossmatch, ua_mt, views
+from cifp_jax.methods import METHODS, crossmatch, ua_mt, views
 from cifp_jax.methods.context import Context
 from cifp_jax.models.network import Network
 from tests.support.methods import (
     LATE,
     LIKELY,
     PIXELS,
-    SIZE,
     SURE,
     compile_loss,
     dice,
@@ -247,120 +246,3 @@ def test_crossmatch_of_the_foreground_alone(plain):
     assert metrics["strong"] == pytest.approx(foreground, rel=0.01)
     assert metrics["distillation"] == pytest.approx(foreground, rel=0.01)
     assert total == pytest.approx((want + foreground) / 2, rel=1e-4)
-
-
-def area(p: float, pixels: int) -> float:
-    return (-math.log(p) + dice(p, pixels)) / 2
-
-
-def test_bcp():
-    # A box of 2 x 2 of 3 x 3 pixels; labels are pasted as the images are.
-    batch = make_batch(SURE, -SURE)
-    total, stats, metrics = run("bcp", batch, step=jnp.int32(10_000))
-    inward = area(0.75, 4) + 0.5 * area(0.975, 5)
-    outward = 0.5 * area(0.975, 4) + area(0.75, 5)
-    assert metrics["inward"] == pytest.approx(inward, rel=1e-4)
-    assert total == pytest.approx(inward + outward, rel=1e-4)
-    assert float(stats["passes"]) == 202
-    # Before, labelled images only.
-    early, _, metrics = run("bcp", batch, step=jnp.int32(9_999))
-    assert early == pytest.approx(2 * (area(0.75, 4) + area(0.75, 5)), rel=1e-4)
-    assert metrics["pretraining"] == 1
-
-
-def test_bcp_keeps_the_largest_component_of_a_pseudo_label():
-    batch = make_batch(SURE, SURE)
-    corner = jnp.zeros((SIZE, SIZE)).at[0, 0].set(1).at[2, 1:].set(1)
-    batch["unlabeled"]["image"] = jnp.broadcast_to(
-        jnp.where(corner, SURE, -SURE)[..., None], (2, SIZE, SIZE, 1)
-    )
-    shares = [run("bcp", batch, largest_component=keep)[2]["foreground"] for keep in (True, False)]
-    assert shares == pytest.approx([2 / PIXELS, 3 / PIXELS])
-
-
-def test_each_pass_of_bcp_has_half_of_a_stream():
-    # On LA the published passes have two images: 4 + 4 in a batch.
-    sizes = []
-
-    def forward(x, keys, stats):
-        sizes.append(len(x))
-        return network.forward(x, keys, stats)
-
-    network = make_network(1.0)
-    counting = network._replace(forward=forward)
-    batch = {
-        "labeled": {
-            "image": flat(LIKELY, -LIKELY, LIKELY, -LIKELY),
-            "label": jnp.tile(make_batch(0.0, 0.0)["labeled"]["label"], (2, 1, 1)),
-            "index": jnp.arange(4),
-        },
-        "unlabeled": {"image": flat(SURE, -SURE, SURE, -SURE), "index": jnp.arange(4)},
-    }
-    context = Context(jax.random.key(0), jnp.int32(10_000))
-    total, _ = quick(lambda b: bcp.loss(counting, counting, b, context, bcp.Settings()))(batch)
-    assert sizes == [4, 2, 2]
-    # The losses are means and ratios: but for the smoothing of the Dice they stay the same.
-    want = run("bcp", make_batch(SURE, -SURE), step=jnp.int32(10_000))[0]
-    assert float(total) == pytest.approx(want, rel=1e-3)
-
-
-def test_bcp_wants_pairs():
-    batch = make_batch(SURE, SURE)
-    batch["labeled"]["image"] = flat(1.0, 1.0, 1.0, 1.0)
-    with pytest.raises(ValueError, match="batch_unlabeled to the same number"):
-        run("bcp", batch)
-
-
-def test_the_teacher_of_bcp_starts_as_the_pretrained_student():
-    decays, settings = METHODS["bcp"].decays, bcp.Settings(pretrain_steps=3)
-    assert [float(decays(jnp.int32(t), 0.9, settings)[0]) for t in (0, 2, 3)] == (
-        pytest.approx([0, 0, 0.9])
-    )
-
-
-@pytest.mark.parametrize(
-    ("criterion", "loss"), [("dice", dice(0.75, PIXELS)), ("ce", math.log(4 / 3))]
-)
-def test_ad_mt_weighs_its_teachers_by_their_entropies(plain, criterion, loss):
-    # 0.75 and 0.975 with weights 2^-0.811 / 2^-0.169 in bits, as exponentials: together 0.8975,
-    # where their mean is 0.8625. The other image is unsure.
-    batch, teachers = make_batch(LIKELY, 0.0), (1.0, SURE / LIKELY)
-    settings = {"cutmix": 0.0, "criterion": criterion}
-    total, stats, metrics = run("ad_mt", batch, teacher=teachers, threshold=0.895, **settings)
-    assert metrics["confident"] == 0.5
-    assert total == pytest.approx(supervised(0.75) + 2 * loss, rel=1e-4)
-    assert float(stats["passes"]) == 101
-    assert run("ad_mt", batch, teacher=teachers, threshold=0.9, **settings)[2]["confident"] == 0
-    opposite = run("ad_mt", batch, teacher=(1.0, -1.0), **settings)[2]
-    assert opposite["conflict"] == 0.5
-
-
-def test_ad_mt_changes_its_views_with_the_teachers_turns(monkeypatch):
-    monkeypatch.setattr(views, "photometric", lambda key, image: -image)
-    batch, teachers = make_batch(SURE, SURE), (1.0, 1.0)
-    strong = {
-        int(ad_mt.active_teacher(jnp.int32(t), 50)): run(
-            "ad_mt", batch, teacher=teachers, step=jnp.int32(t), cutmix=1.0, criterion="ce"
-        )[2]["strong"]
-        for t in (0, 50, 100)
-    }
-    assert strong[0] == pytest.approx(math.log(40), rel=1e-4)
-    assert strong[1] == pytest.approx(-math.log(0.975), rel=1e-4)
-
-
-def test_the_teachers_of_ad_mt_take_turns():
-    steps = jnp.arange(2000)
-    active = np.asarray(jax.vmap(lambda t: ad_mt.active_teacher(t, 7))(steps))
-    turns = [len(list(group)) for _, group in itertools.groupby(active)][:-1]
-    assert active[0] == 0
-    assert set(turns) == set(range(1, 8))
-    settings = ad_mt.Settings(period=7)
-    first, second = jax.vmap(lambda t: METHODS["ad_mt"].decays(t, 0.9, settings))(steps)
-    np.testing.assert_array_equal(np.asarray(first) == 1, active == 1)
-    np.testing.assert_array_equal(np.asarray(second) == 1, active == 0)
-    assert float(jnp.minimum(first, second)[-1]) == pytest.approx(0.9)
-
-
-def test_an_unknown_criterion_names_the_known_ones():
-    with pytest.raises(ValueError, match="criterion is 'focal'; known: dice, ce"):
-        run("ad_mt", make_batch(SURE, SURE), teacher=(1.0, 1.0), criterion="focal")
