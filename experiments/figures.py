@@ -15,7 +15,8 @@ from experiments import first_form_tables, result_tables, search_tables, speed_t
 PAGES = (
     *("README.md", "benchmarks/RESULTS.md", "docs/start.md", "docs/howto/label_next.md"),
     *("docs/howto/own_data.md", "docs/howto/short_slots.md", "experiments/weights/README.md"),
-    *("experiments/results/core_search.md", "experiments/results/first_form/README.md"),
+    *("experiments/results/README.md", "experiments/results/core_search.md"),
+    "experiments/results/first_form/README.md",
 )
 TABLES = (
     result_tables.TABLES | first_form_tables.TABLES | search_tables.TABLES | speed_tables.TABLES
