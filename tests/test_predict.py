@@ -222,13 +222,13 @@ def test_acdc_runs_see_slices_scaled_as_in_training(run):
     config = json.loads((run / "config.json").read_text())
     config["data"].update({"name": "acdc", "patch_size": [32, 32]})
     config["evaluation"]["stride"] = [18, 18, 4]
-    config["methods"]["cifp"] = {"perturbation": {"stages": [4, 5]}}
+    config["augmentation"]["strong"]["gamma"] = [0.5, 0.7, 1.4]
     del config["preparation"]  # a run from before there was any
     (run / "config.json").write_text(json.dumps(config))
     loaded = predict.prediction_config(run_folder.load_config(run))
     assert prediction.preparation(loaded).normalization == (("minmax",),)
     assert predict.window_rows(loaded) == (1, 1)
-    assert loaded.methods.cifp.perturbation.stages == (4, 5)
+    assert loaded.augmentation.strong.gamma == (0.5, 0.7, 1.4)
 
 
 def test_flips_average_the_mirror_images():

@@ -72,8 +72,9 @@ def test_the_written_configuration_gives_batches(prepared):
     assert (len(split.labeled), len(split.unlabeled), len(split.validation)) == (16, 8, 1)
     batch = next(build.make_iterator(config, split))
     size = config.data.batch_labeled
-    assert batch["labeled"]["image"].shape == (size, 32, 32, 2)
-    assert batch["unlabeled"]["image"].shape == (size, 32, 32, 2)
+    # 32 x 1.25, up to a multiple of 16: the step turns and resizes what lies around the patch.
+    assert batch["labeled"]["image"].shape == (size, 48, 48, 2)
+    assert batch["unlabeled"]["image"].shape == (size, 48, 48, 2)
     record = prediction.read_volume(config)(split.validation[0])
     assert record["image"].shape == (4, 18, 20, 2)
 

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_named_with_its_place(values, message):
 
 
 def test_settings_made_in_a_notebook_are_checked_too():
-    with pytest.raises(ValueError, match=r"fusion\.Settings\.kind is 'max'; known: entropy"):
+    with pytest.raises(ValueError, match=r"fusion\.Settings\.kind is 'max'; known: none, entropy"):
         fusion.Settings(kind="max")
     with pytest.raises(
         ValueError, match=r"feature_perturbation\.Settings\.gate is 2\.0, but must be from 0 to 1"
