@@ -85,9 +85,9 @@ def keep_largest_components(
     """
     kept = np.zeros_like(prediction)
     touching = np.ones((3,) * prediction.ndim, bool)
-    found = np.unique(prediction[prediction > 0])
-    groups = [[k] for k in found] if of == "class" else [found] * bool(len(found))
-    for group in groups:
+    found = np.unique(prediction[prediction > 0]).tolist()
+    groups = [[k] for k in found] if of == "class" else [found]
+    for group in filter(None, groups):
         components = np.empty(prediction.shape, np.int32)
         ndimage.label(np.isin(prediction, group), structure=touching, output=components)
         largest = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
