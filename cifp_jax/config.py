@@ -99,6 +99,7 @@ def default_config() -> Config:
     config.training.steps = 30_000  # to the end of the run, of the schedule too
     config.training.remat = False  # compute activations twice instead of keeping them
     config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part
+    config.training.skip_at_most = 10  # steps in a row whose loss is no number; then the run ends
     config.training.log_every = 50  # steps between two lines of the log
     config.training.evaluate_every = 200  # steps between validations; 0: at the end only
     config.training.checkpoint_every = 1000  # steps; one is saved at every evaluation too

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,28 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, holder: str) -> Iterator[None]:
+    """Holds `folder` for this process, as long as it lives; the folder is made where it is missing.
+
+    Args:
+      folder: in which a file `lock` is held.
+      holder: who else may hold it, for the message.
+
+    Raises:
+      BlockingIOError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{folder} is in use by another {holder}: wait for it, or name another folder."
+            ) from error
+        yield
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -6,21 +6,25 @@ with their meaning, in `cifp_jax/config.py`, and those of a method in its file i
 """
 
 import io
+import os
 import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
-from cifp_jax import host
+from cifp_jax import host, processes
 from cifp_jax.config import Config, default_config
 from cifp_jax.evaluation.evaluate import CaseError
 from cifp_jax.settings import unknown
 from cifp_jax.training import build, checks, compare, loop, scoring
+from cifp_jax.training.progress import CONSOLE
+from cifp_jax.training.stopping import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon: configs/la.py:cpu."
@@ -37,9 +41,18 @@ _WEIGHTS = flags.DEFINE_string(
     "weights", None, "With --mode=evaluate: a file of `cifp_jax.export` in place of a run."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "This is one process of several (TPU pod, cluster): join them first."
+    "distributed", False, "Join the other processes of this TPU pod or cluster (Slurm, MPI, GKE)."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Elsewhere: address of process 0, HOST:PORT; with the next two."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0 on.")
 flags.mark_flag_as_required("config")
+
+# Exit status of a run that a signal has stopped: the same command goes on. sysexits.h calls it a
+# temporary failure, and schedulers can be told to start such a job again.
+RESUME = os.EX_TEMPFAIL
 
 
 def default_workdir(config_file: str, method: str) -> pathlib.Path:
@@ -119,15 +132,6 @@ def parse_flags(argv: list[str]) -> list[str]:
     return left
 
 
-def _join() -> None:
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:
-        raise ValueError(
-            f"--distributed: no cluster is found, start without it ({error})"
-        ) from error
-
-
 def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None = None) -> None:
     """Trains and scores what the configuration says, or (`mode` evaluate) scores it alone.
 
@@ -142,7 +146,10 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None
     Raises:
       ValueError, OSError, CaseError: with a message for the person who started it.
     """
-    split = build.make_split(config)
+    settings = flatten_dict({"config": config.to_dict()}, sep=".")
+    processes.check_equal({"--workdir": str(workdir), "--mode": mode, **settings})
+    split = processes.together(lambda: build.make_split(config))
+    processes.check_equal({"the files of the data (a hash of names and sizes)": split.digest()})
     if config.compare:
         compare.run(config, split, workdir, mode=mode)
     elif mode == "train":
@@ -176,18 +183,46 @@ def main(argv: Sequence[str]) -> None:
             "error: --weights is one network, and this configuration compares several methods; "
             "take another configuration of the same data, or leave --weights out."
         )
+    named = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     try:
-        if _DISTRIBUTED.value:
-            _join()
-        if config.parallel != "none":
+        if _DISTRIBUTED.value or any(x is not None for x in named):
+            # One device a process where it computes on a CPU, or as many as JAX_NUM_CPU_DEVICES.
+            processes.join(*named)
+            CONSOLE.quiet = not processes.first()
+        elif config.parallel != "none":
             sizes = build.batch_sizes(config) if trains else {}
             host.use_cores(tuple(sizes.values()), build.batch_unit(config))
         checks.check_config(config, trains=trains)
         run(config, workdir, mode=_MODE.value, weights=_WEIGHTS.value)
+    except Stopped as stopped:
+        CONSOLE.print(str(stopped))
+        sys.exit(RESUME)
+    except KeyboardInterrupt:
+        CONSOLE.print("stopped; the same command goes on")
+        sys.exit(RESUME)
     except (ValueError, OSError, CaseError) as error:
         # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
         logging.debug("", exc_info=True)
-        sys.exit(f"error: {error}")
+        _fail(f"error: {error}")
+    except (processes.AnotherProcessFailed, jax.errors.JaxRuntimeError) as error:
+        if not processes.several():
+            raise
+        logging.debug("", exc_info=True)
+        _fail(
+            f"error: another process of this run has failed or ended ({_first_line(error)}). Start "
+            f"all of them again, and the run goes on from its last checkpoint."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _fail(message: str) -> NoReturn:
+    if processes.several():
+        # Without JAX's farewell, which waits minutes for processes that have ended.
+        processes.end(message)
+    sys.exit(message)
 
 
 if __name__ == "__main__":

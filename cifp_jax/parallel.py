@@ -227,8 +227,18 @@ def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
 
 
 def replicate(tree: PyTree, mode: str, mesh: Mesh) -> PyTree:
-    """A state, or what devices share, where the compiled step expects it: whole on each of them."""
-    return jax.device_put(tree, None if mode == "none" else NamedSharding(mesh, PartitionSpec()))
+    """A state, or what devices share, where the compiled step expects it: whole on each of them.
+
+    Where the mesh spans processes, each hands in the same values.
+    """
+    if mode == "none":
+        return jax.device_put(tree)
+    whole = NamedSharding(mesh, PartitionSpec())
+    if whole.is_fully_addressable:
+        return jax.device_put(tree, whole)
+    # `device_put` refuses devices of other processes. A step donates its state, and an output that
+    # is an input's buffer would be donated with it; the values come from the host.
+    return jax.jit(lambda t: t, out_shardings=whole)(tree)
 
 
 def map_batch(function: Callable[[Any, Any], Array], mesh: Mesh) -> Callable[[Any, Any], Array]:

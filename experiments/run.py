@@ -16,8 +16,6 @@ is exported (`cifp_jax.export`).
 """
 
 import argparse
-import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -25,11 +23,11 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
-from cifp_jax.files import write_json
+from cifp_jax.files import locked, write_json
 from experiments import planned_runs
 from experiments.collect import collect, read_results
 from experiments.report import RESULTS
@@ -43,21 +41,6 @@ def quick(cache: pathlib.Path) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(cache.absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-
-
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds `folder` for this process; a RuntimeError where another one holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"{folder} is in use by another `experiments.run`: wait for it, or name another "
-                f"folder with --runs."
-            ) from error
-        yield
 
 
 def command(cell: planned_runs.Cell, folder: pathlib.Path) -> list[str]:
@@ -146,11 +129,11 @@ def run_table(
       What became of each cell that has had no result; waiting, where it was not started.
 
     Raises:
-      RuntimeError: another process holds `runs`.
+      BlockingIOError: another process holds `runs`.
       ValueError: a result there is of another protocol.
     """
     results.mkdir(parents=True, exist_ok=True)
-    with locked(runs):
+    with locked(runs, "`experiments.run`"):
         known = read_results(results)
         left = [cell for cell in cells if cell.name not in known]
 

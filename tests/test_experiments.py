@@ -117,7 +117,7 @@ def test_cells_run_once_and_a_failing_one_stops_no_other(monkeypatch, tmp_path):
 def test_a_folder_in_use_is_left_alone(tmp_path):
     with (tmp_path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="in use by another"):
+        with pytest.raises(BlockingIOError, match="in use by another `experiments"):
             run.run_table([], tmp_path, tmp_path / "results", environment={}, stop=Stop())
     assert run.run_table([], tmp_path, tmp_path / "results", environment={}, stop=Stop()) == {}
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each place and those it may import from; a folder may always import from itself.
-_GROUND = {"files", "host", "parallel", "settings"}
+_GROUND = {"files", "host", "parallel", "processes", "settings"}
 _DATA = {"scans", "data", "models", *_GROUND}
 _RESULTS = {"config", "inference", "evaluation", "reports"}
 _ALL = {"training", "augmentation", "methods", *_RESULTS, *_DATA}

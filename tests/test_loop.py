@@ -12,11 +12,13 @@ import pytest
 from cifp_jax import main, parallel
 from cifp_jax.data import sources
 from cifp_jax.data.phantom import write_phantoms
+from cifp_jax.files import locked
 from cifp_jax.inference import prediction
 from cifp_jax.methods import METHODS
 from cifp_jax.reports.summaries import reported_summary
 from cifp_jax.training import build, loop, run_folder
 from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.stopping import Stopped
 from tests.support.runs import small
 
 
@@ -33,7 +35,8 @@ def config(root, monkeypatch):
 
     def make_step(_, supervised=False):
         def step(state, batch, scans=None, **_):
-            metrics = {"loss": (jnp.ones(()), jnp.ones(()))}
+            one = jnp.ones(())
+            metrics = {"loss": (one, one), "skipped": (0 * one, one)}
             if not supervised:
                 metrics["consistency"] = (3 * jnp.ones(()), jnp.ones(()))
             return state.replace(step=state.step + 1), metrics
@@ -93,8 +96,8 @@ def test_a_run_is_stopped_or_resumed_as_it_says(config, tmp_path, monkeypatch, c
 
     # Before its first step there is nothing to save.
     monkeypatch.setattr(parallel, "compile_step", interrupted)
-    assert loop.train(config, split, tmp_path) == {}
-    assert "stopped before a step, nothing was saved" in capsys.readouterr().out
+    with pytest.raises(Stopped, match="stopped before a step, nothing was saved"):
+        loop.train(config, split, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
     monkeypatch.setattr(parallel, "compile_step", compile_step)
@@ -172,15 +175,74 @@ def test_supervised_steps_keep_the_state_of_every_method(name, config, monkeypat
     assert all(jax.tree.leaves(same))
 
 
-def test_a_loss_that_is_no_number_ends_the_run(config, tmp_path, monkeypatch):
+def test_steps_that_are_no_numbers_are_named_and_end_the_run(config, tmp_path, monkeypatch, capsys):
+    """Two in a row are passed over, the third in a row ends it, with a checkpoint."""
+
     def make_step(_, supervised=False):
         def step(state, batch, scans=None, **_):
-            loss = jnp.where(state.step < 2, 1.0, jnp.nan)
-            return state.replace(step=state.step + 1), {"loss": (loss, jnp.ones(()))}
+            bad = (state.step == 1) | (state.step == 2) | (state.step >= 5)
+            sound = 1.0 - bad.astype(jnp.float32)
+            metrics = {"loss": (sound, sound), "skipped": (1 - sound, jnp.ones(()))}
+            return state.replace(step=state.step + 1), metrics
 
         return step
 
     monkeypatch.setattr(build, "make_step", make_step)
-    config.training.update(steps=8, log_every=2, evaluate_every=0, checkpoint_every=2)
-    with pytest.raises(ValueError, match=r"loss is nan at step 4.*learning_rate.*of step 2"):
+    config.training.update(
+        steps=20, skip_at_most=2, log_every=4, evaluate_every=0, checkpoint_every=20
+    )
+    split = build.make_split(config)
+    with pytest.raises(ValueError, match=r"no number in 3 steps up to 8.*goes on from step 8"):
+        loop.train(config, split, tmp_path)
+    printed = capsys.readouterr().out
+    named = [line for line in printed.splitlines() if "no number" in line]
+    assert [line.split()[1] for line in named] == ["2/20", "3/20", "6/20", "7/20", "8/20"]
+    names = build.make_iterator(config, split).names(1)
+    assert f"labeled: {', '.join(names['labeled'])}" in " ".join(printed.split())
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.last() == 8
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["skipped"], row["loss"]) for row in rows] == [
+        (4, 0.5, 1.0),
+        (8, 0.75, 1.0),
+    ]
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for(config, tmp_path, monkeypatch):
+    """Stopped while it validates, a run saves its state; the next start has the same log, and the
+    best checkpoint, as a run that was never stopped."""
+    config.training.update(steps=4, evaluate_every=2, log_every=3)
+    split = build.make_split(config)
+    loop.train(config, split, tmp_path / "whole")
+
+    score = loop.scoring.score_cases
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return score(*arguments)
+
+    monkeypatch.setattr(loop.scoring, "score_cases", interrupted)
+    with pytest.raises(Stopped, match="stopped and saved"):
+        loop.train(config, split, tmp_path / "run")
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert (checkpoints.last(), checkpoints.best()) == (2, None)
+
+    monkeypatch.setattr(loop.scoring, "score_cases", score)
+    loop.train(config, split, tmp_path / "run")
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "images_per_second"}
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "run")
+    ]
+    assert logs[0] == logs[1]
+    assert [row["step"] for row in logs[0]] == [2, 3, 4]
+
+
+def test_a_second_run_in_one_folder_is_refused(config, tmp_path):
+    with (
+        locked(tmp_path, "run"),
+        pytest.raises(BlockingIOError, match="in use by another run: wait for it, or name another"),
+    ):
         loop.train(config, build.make_split(config), tmp_path)

@@ -97,7 +97,7 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
             assert "resumed" not in line
             if line.startswith("step  4/12"):
                 half.send_signal(signal.SIGINT)
-    assert half.returncode == 0
+    assert half.returncode == os.EX_TEMPFAIL
     assert not (tmp_path / "half" / "evaluation").exists()
 
     resumed = call(tmp_path / "half", data, *flags)

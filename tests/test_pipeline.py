@@ -4,9 +4,7 @@ import pathlib
 import h5py
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from grain import checkpoint as grain_checkpoint
 
 from cifp_jax.data import pipeline, sources, transforms
 from cifp_jax.data.layouts import LAYOUTS
@@ -164,17 +162,18 @@ def test_state_restores_exactly(split):
     assert_same(expected, take(fresh, 5))
 
 
-def test_orbax_saves_and_restores_the_place(split, tmp_path):
+def test_names_are_those_of_the_batch(split):
+    """Each labelled image is constant, and holds the number of its case."""
     iterator = make(split)
-    take(iterator, 3)
-    with ocp.CheckpointManager(tmp_path / "run") as manager:
-        manager.save(3, args=ocp.args.Composite(data=grain_checkpoint.CheckpointSave(iterator)))
-        manager.wait_until_finished()
-        expected = take(iterator, 2)
-        fresh = make(split)
-        restore = ocp.args.Composite(data=grain_checkpoint.CheckpointRestore(fresh))
-        manager.restore(3, args=restore)
-    assert_same(expected, take(fresh, 2))
+    for number in range(4):
+        batch = next(iterator)
+        names = iterator.names(number)
+        assert [len(names[s]) for s in ("labeled", "unlabeled")] == [
+            len(batch[s]["index"]) for s in ("labeled", "unlabeled")
+        ]
+        for stream, cases in (("labeled", split.labeled), ("unlabeled", split.unlabeled)):
+            assert set(names[stream]) <= {case.name for case in cases}
+    assert iterator.names(0) == make(split).names(0)
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         key = f"{checkpoint}/{name}"
         facts = FACTS | {"list": name, "checkpoint": checkpoint, "reported": checkpoint == "best"}
         evaluations[key] = evaluation(*dice)
-        written[key] = write_evaluation(evaluations[key], folder / "evaluation" / key, facts=facts)
+        written[key] = summarize(evaluations[key], facts)
+        write_evaluation(evaluations[key], folder / "evaluation" / key, written[key])
     for case in (WILD, "middle"):
         picture = np.full((300, 200, 3), (1.0, 0.0, 1.0))
         mpimg.imsave(folder / "evaluation" / "best" / "validation" / f"{case}.png", picture)

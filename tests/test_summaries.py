@@ -30,7 +30,8 @@ FACTS = {"list": "test", "checkpoint": "last", "step": 700, "weights": "ema", "r
 
 def test_csv_and_json(tmp_path: pathlib.Path):
     folder = tmp_path / "last" / "test"
-    returned = summaries.write_evaluation(EVALUATION, folder, facts=FACTS)
+    made = summaries.summarize(EVALUATION, FACTS)
+    summaries.write_evaluation(EVALUATION, folder, made)
     with (folder / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["case"], r["class"]) for r in rows] == [
@@ -45,7 +46,7 @@ def test_csv_and_json(tmp_path: pathlib.Path):
     assert float(rows[0]["dice"]) == 80
     assert (rows[3]["missed"], float(rows[3]["hd95"])) == ("1", 99)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary == returned
+    assert summary == made
     assert summary["classes"]["1"]["dice"] == {"mean": 85, "std": 5}
     assert summary["classes"]["2"]["missed"] == 1
     # Means over classes: 70 and 45.
@@ -63,7 +64,7 @@ def test_csv_and_json(tmp_path: pathlib.Path):
 
 def test_new_figures_remove_the_pictures_of_the_old_ones(tmp_path: pathlib.Path):
     (tmp_path / "a.png").write_bytes(b"of another checkpoint")
-    summaries.write_evaluation(EVALUATION, tmp_path, facts=FACTS)
+    summaries.write_evaluation(EVALUATION, tmp_path, summaries.summarize(EVALUATION, FACTS))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "summary.json"]
 
 

@@ -281,3 +281,27 @@ def test_settings_of_another_method_are_refused():
                 input_shape=(1, *shape, 1),
                 settings=wrong,
             )
+
+
+@pytest.mark.parametrize("mode", ["none", "jit", "pmap"])
+def test_a_step_that_is_no_number_changes_nothing_and_counts_in_no_metric(mode):
+    """One voxel of one image on one of four devices is no number."""
+    step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
+    bad = batch(0)
+    bad["labeled"]["image"][-1, 0, 0, 0] = np.nan
+    mesh = parallel.make_mesh()
+    compiled = parallel.compile_step(step, mode, mesh)
+    state, metrics = compiled(
+        parallel.replicate(new_state(), mode, mesh), parallel.shard_batch(bad, mode, mesh)
+    )
+    assert int(state.step) == 1
+    before = new_state()
+    for name in ("params", "batch_stats", "ema_params", "ema_batch_stats", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(before, name))
+    metrics = parallel.to_host(metrics)
+    assert metrics.pop("skipped") == (1, 1)
+    assert all(pair == (0, 0) for pair in metrics.values())
+
+    state, metrics = compiled(state, parallel.shard_batch(batch(1), mode, mesh))
+    assert parallel.to_host(metrics["skipped"]) == (0, 1)
+    assert float(metrics["loss"][0]) > 0

@@ -26,10 +26,16 @@ class TrainIterator(grain.DatasetIterator[Batch]):
     number of workers. As a batch follows from its number alone, the number is enough.
     """
 
-    def __init__(self, batches: grain.MapDataset[Batch], workers: int) -> None:
+    def __init__(
+        self,
+        batches: grain.MapDataset[Batch],
+        workers: int,
+        names: Callable[[int], dict[str, list[str]]],
+    ) -> None:
         super().__init__()
         self._batches = batches
         self._workers = workers
+        self.names = names  # of the cases of a batch, of all processes, by its number and stream
         self._next_index = 0
         self._ahead: grain.DatasetIterator[Batch] | None = None
 
@@ -217,6 +223,12 @@ def make_train_iterator(
     augment = _augment_of(layout, patch_size, interpolation, weak_slices)
     cache = sources.ScanCache(cache_bytes)
 
+    def shuffled(number: int, source: Any) -> grain.MapDataset[Any]:
+        # Grain adds the epoch to the shuffle's seed, so seeds of two streams must not be close.
+        shuffle_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        endless = grain.MapDataset.source(source).shuffle(shuffle_seed).repeat()
+        return endless.slice(slice(_LAST_POSITION))
+
     def stream(number: int, cases: Sequence[sources.Case], size: int) -> grain.MapDataset[Arrays]:
         if size < 1 or size % process_count:
             raise ValueError(
@@ -251,23 +263,29 @@ def make_train_iterator(
             example = functools.partial(
                 _example, augment=augment, channels=channels, seed=(seed, number)
             )
-        # Grain adds the epoch to the shuffle's seed, so seeds of two streams must not be close.
-        shuffle_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         return (
-            grain.MapDataset.source(source)
-            .shuffle(shuffle_seed)
-            .repeat()
-            .slice(slice(_LAST_POSITION))
+            shuffled(number, source)
             .map_with_index(example)
             .batch(size // process_count)
             .slice(slice(process_index, None, process_count))
         )
 
-    labeled = stream(_LABELED, split.labeled, batch_labeled)
-    unlabeled = stream(_UNLABELED, split.unlabeled or split.labeled, batch_unlabeled)
+    streams = {
+        "labeled": (_LABELED, split.labeled, batch_labeled),
+        "unlabeled": (_UNLABELED, split.unlabeled or split.labeled, batch_unlabeled),
+    }
+
+    def names(batch: int) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for stream, (number, cases, size) in streams.items():
+            order: Any = shuffled(number, [case.name for case in cases])
+            found[stream] = [order[batch * size + i] for i in range(size)]
+        return found
+
+    labeled, unlabeled = (stream(*of) for of in streams.values())
     # Zipped datasets must be equally long, which streams in batches of two sizes are not.
     length = min(len(labeled), len(unlabeled))
     pairs: grain.MapDataset[Any] = grain.experimental.ZipMapDataset(
         [labeled[:length], unlabeled[:length]]
     )
-    return TrainIterator(pairs.map(_join), workers)
+    return TrainIterator(pairs.map(_join), workers, names)

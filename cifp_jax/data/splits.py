@@ -1,6 +1,7 @@
 """The lists of a data set, read into labelled, unlabelled, validation and test cases."""
 
 import dataclasses
+import hashlib
 import pathlib
 import re
 
@@ -16,6 +17,12 @@ class Split:
     unlabeled: tuple[Case, ...]
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
+
+    def digest(self) -> str:
+        """SHA-256 of the cases' names and the sizes of their files, list by list."""
+        lists = (self.labeled, self.unlabeled, self.validation, self.test)
+        facts = [[(case.name, case.path.stat().st_size) for case in cases] for cases in lists]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def patient(name: str) -> str:

@@ -26,6 +26,10 @@ def _spread(values: Float[np.ndarray, " n"]) -> dict[str, float]:
 def summarize(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Means and standard deviations (of the population of cases), with what they depend on.
 
+    Args:
+      evaluation: the figures.
+      facts: what they depend on: list, checkpoint rule, step, weights, ...
+
     Returns:
       `facts`: the protocol's version, the rules, the number of cases, and those given;
       `classes`: by class, `{figure: {mean, std}}` over cases, and `missed`, the number of cases;
@@ -56,8 +60,8 @@ def summarize(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any
 
 
 def write_evaluation(
-    evaluation: Evaluation, folder: pathlib.Path, *, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+    evaluation: Evaluation, folder: pathlib.Path, summary: Mapping[str, Any]
+) -> None:
     """Writes `cases.csv` (a line per case and class) and `summary.json` to `folder`.
 
     Overlays in it are of the figures that are replaced, and removed.
@@ -65,10 +69,7 @@ def write_evaluation(
     Args:
       evaluation: the figures.
       folder: made where it is missing.
-      facts: what the figures depend on, for the summary: list, checkpoint rule, step, weights, ...
-
-    Returns:
-      The summary, see `summarize`.
+      summary: of it, see `summarize`.
     """
     for overlay in folder.glob("*.png"):
         overlay.unlink()
@@ -79,9 +80,7 @@ def write_evaluation(
             figures = [f"{getattr(row.score, name):.6f}" for name in FIGURES]
             missed, seconds = int(row.score.missed), f"{row.seconds:.3f}"
             writer.writerow([row.case, row.score.class_id, *figures, missed, seconds])
-    summary = summarize(evaluation, facts)
     write_json(folder / "summary.json", summary)
-    return summary
 
 
 def reported_summary(summaries: Mapping[str, Any]) -> dict[str, Any]:

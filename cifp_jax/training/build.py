@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import optax
 
-from cifp_jax import augmentation, parallel
+from cifp_jax import augmentation, parallel, processes
 from cifp_jax.config import Config
 from cifp_jax.data import phantom, pipeline, sources, splits
 from cifp_jax.data.layouts import find_layout
@@ -69,7 +69,11 @@ def make_split(config: Config) -> splits.Split:
     root, layout = pathlib.Path(data.root), find_layout(data.name)
     if data.phantoms:
         held_out = data.phantoms // 4 if layout.validation_list else data.validation
-        phantom.write_phantoms(root, layout.rank, train=data.phantoms, validation=held_out)
+        write = functools.partial(
+            phantom.write_phantoms, root, layout.rank, train=data.phantoms, validation=held_out
+        )
+        processes.by_first(write)
+        write()  # on a disk of this process alone; on a common one they are there by now
     split = splits.load_split(
         data.name,
         root,

@@ -1,14 +1,17 @@
-"""Orbax checkpoints: train state, data iterator and the evaluation's figures together."""
+"""Orbax checkpoints: train state, place in the data and the evaluation's figures together."""
 
+import hashlib
 import pathlib
 from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
-from grain import checkpoint as grain_checkpoint
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from cifp_jax import parallel, processes
 from cifp_jax.training.state import TrainState
 
 BEST = "dice"
@@ -25,11 +28,28 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
+class DamagedError(ValueError):
+    """A checkpoint cannot be read, or does not hold what was saved."""
+
+
+def _digest(state: TrainState) -> str:
+    """SHA-256 of the values of a state, leaf by leaf."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        total.update(jax.tree_util.keystr(path).encode())
+        total.update(np.asarray(leaf).tobytes())
+    return total.hexdigest()
+
+
 class Checkpoints:
-    """The last checkpoint of a run, and the best by validation Dice; saved asynchronously.
+    """The last two checkpoints of a run, and the best by validation Dice; saved asynchronously.
 
     A save that is cut off leaves a temporary folder that Orbax ignores, so a checkpoint is whole
-    or absent. Use it as a context manager: leaving it waits for the last save.
+    or absent. A checkpoint that has changed on the disk is noticed, as it holds the digest of its
+    values; the one before serves then. Use it as a context manager: leaving it waits for the last
+    save. Of several processes all have to do the same with it.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -42,7 +62,7 @@ class Checkpoints:
                 best_mode="max",
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
                     [
-                        preservation_policy.LatestN(1),
+                        preservation_policy.LatestN(2),
                         preservation_policy.BestN(
                             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
                         ),
@@ -61,17 +81,34 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        if error is None or not processes.several():
+            self._manager.close()  # which waits for the other processes: they may have ended
 
     def save(
-        self, state: TrainState, iterator: Any, metrics: dict[str, float] | None = None
+        self,
+        state: TrainState,
+        progress: dict[str, Any],
+        metrics: dict[str, float] | None = None,
     ) -> None:
-        """Starts a save; `metrics` (with `dice`) make the checkpoint a candidate for the best."""
+        """Starts a save, in place of a checkpoint of the same step.
+
+        Args:
+          state: of the step that the checkpoint is named by.
+          progress: what else the run goes on from, as JSON holds it.
+          metrics: with `dice`; make the checkpoint a candidate for the best.
+
+        Raises:
+          OSError: the save before this one failed: the disk is full, or cannot be written.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
         self._manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                iterator=grain_checkpoint.CheckpointSave(iterator),
+                progress=ocp.args.JsonSave({"sha256": _digest(state), **progress}),
             ),
             metrics=metrics,
         )
@@ -101,26 +138,61 @@ class Checkpoints:
             )
         return last if best is None else best
 
-    def restore(self, like: TrainState, step: int, iterator: Any = None) -> TrainState:
-        """The state of a checkpoint, placed as `like`; `iterator`, where given, is set to it too.
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """The state of a checkpoint, placed as `like`, or on all devices of several processes."""
+        return self._restore(like, step)[0]
+
+    def _restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """The state and the progress of a checkpoint.
 
         Raises:
-          ValueError: the checkpoint is of another network or method than `like`, or damaged.
+          ValueError: the checkpoint is of another network or method than `like`.
+          DamagedError: it cannot be read, or is not what was saved.
         """
+        if processes.several():
+            like = parallel.replicate(like, "jit", parallel.make_mesh())
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         self._check_fits(wanted, step)
-        items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted)}
-        if iterator is not None:
-            items["iterator"] = grain_checkpoint.CheckpointRestore(iterator)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(wanted), progress=ocp.args.JsonRestore()
+        )
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
-        except (ValueError, KeyError) as error:
+            restored = self._manager.restore(step, args=items)
+            state, progress = restored["state"], restored["progress"]
+            if progress["sha256"] != _digest(state):
+                raise ValueError("its values are not those that were saved")
+        except Exception as error:  # which one depends on what is damaged
             raise self._damaged(step, error) from error
+        return state, progress
 
-    def _damaged(self, step: int, error: Exception) -> ValueError:
-        return ValueError(
-            f"{self.folder}/{step} cannot be restored (damaged, or of another data pipeline?). "
-            f"Remove that folder, or use another --workdir. Orbax says: {error}"
+    def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any], list[DamagedError]]:
+        """State and progress of the last sound checkpoint, and what is wrong with later ones.
+
+        Those are removed, so that their steps can be saved again.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          ValueError: as `restore`; DamagedError where none is sound.
+        """
+        damaged: list[DamagedError] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, progress = self._restore(like, step)
+            except DamagedError as error:
+                damaged.append(error)
+                continue
+            for later in (s for s in self._manager.all_steps() if s > step):
+                self._manager.delete(later)
+            return state, progress, damaged
+        if damaged:
+            raise damaged[0]
+        raise FileNotFoundError(f"{self.folder} holds no checkpoint.")
+
+    def _damaged(self, step: int, error: Exception) -> DamagedError:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        return DamagedError(
+            f"{self.folder}/{step} is damaged ({said}). "
+            f"Remove that folder, or use another --workdir."
         )
 
     def _check_fits(self, wanted: TrainState, step: int) -> None:

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from cifp_jax import processes
 from cifp_jax.config import Config
 from cifp_jax.data import splits
 from cifp_jax.files import write_json
@@ -30,10 +31,12 @@ def run(config: Config, split: splits.Split, workdir: pathlib.Path, *, mode: str
         CONSOLE.rule(name)
         summary = (loop.train if mode == "train" else scoring.score_run)(single, split, folder)
         if not summary:
-            return  # stopped half-way, or no case to evaluate: said already
+            return  # no case to evaluate: said already
         summaries[name] = reported_summary(summary)
         predicts[name] = scoring.load_predict(single, folder, summaries[name]["facts"]["step"])
     print_comparison(CONSOLE, summaries)
+    if not processes.first():
+        return
     write_json(workdir / "comparison.json", summaries)
     cases = (split.validation or split.test)[: config.evaluation.overlays]
     if cases:

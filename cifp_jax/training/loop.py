@@ -1,24 +1,28 @@
 """The life of a run: evaluate, save, next batch, step, log; then the table."""
 
+import contextlib
 import math
 import pathlib
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from clu.parameter_overview import count_parameters
 
-from cifp_jax import parallel
+from cifp_jax import parallel, processes
 from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
+from cifp_jax.files import locked, write_text
 from cifp_jax.inference import prediction
 from cifp_jax.training import build, checks, run_folder, scoring
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
 from cifp_jax.training.state import TrainState, network_variables, several
+from cifp_jax.training.stopping import Signals, Stopped
+
+# Of each metric of a step, its sum and its count.
+Sums: TypeAlias = dict[str, tuple[Any, Any]]
 
 
 class Run(NamedTuple):
@@ -26,55 +30,46 @@ class Run(NamedTuple):
 
     config: Config
     split: splits.Split
-    state: TrainState  # that the first step starts from
+    state: TrainState  # that the first step starts from, where the step expects it
     iterator: Any  # of the batches, at the place of the first step
     scans: Any  # on the device, see `build.make_scans`
     mesh: jax.sharding.Mesh
     checkpoints: Checkpoints
     writer: MetricWriter
-    stop: list[int]  # the signals caught so far; after one the run ends between two steps
+    signals: Signals
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM, so that a run ends between two steps, saved."""
-    caught: list[int] = []
-
-    def catch(number: int, _: Any) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    previous = {s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _to_host(metrics: list[Sums]) -> list[Sums]:
+    """Sums and counts of several steps, as Python's numbers; waits for the device."""
+    return [
+        {name: (float(total), float(count)) for name, (total, count) in of.items()}
+        for of in parallel.to_host(metrics)
+    ]
 
 
-def _means(metrics: list[dict[str, tuple[Any, Any]]]) -> dict[str, float]:
-    """Sums and counts of several steps, fetched and divided once; those that the last one has."""
-    host = parallel.to_host(metrics)
-    pairs = {name: [m[name] for m in host if name in m] for name in host[-1]}
-    return {
-        name: float(sum(total for total, _ in of) / max(sum(count for _, count in of), 1e-6))
-        for name, of in pairs.items()
-    }
+def _means(sums: list[Sums]) -> dict[str, float]:
+    """Means over several steps of what the last one has, where any of them counts."""
+    pairs = {name: [of[name] for of in sums if name in of] for name in sums[-1]}
+    totals = {n: (sum(t for t, _ in of), sum(c for _, c in of)) for n, of in pairs.items()}
+    return {name: total / count for name, (total, count) in totals.items() if count}
 
 
 def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains and scores; returns the summaries of `score_run`, or {} where it was stopped.
-
-    It trains until `config.training.steps`, from the last checkpoint where there is one.
+    """Trains until `config.training.steps`, from the last checkpoint on, and scores.
 
     Everything is written to `workdir`: `config.json`, `metrics.jsonl`, `tensorboard/`,
-    `checkpoints/` (the last, and the best on validation) and, at the end, `evaluation/`
+    `checkpoints/` (the last two, and the best on validation) and, at the end, `evaluation/`
     and `report.html`.
 
+    Returns:
+      The summaries of `score_run`.
+
     Raises:
-      ValueError: the configuration cannot work, said before anything is written; or the checkpoint
-        is of another configuration, or of a later step than the last one asked for.
+      ValueError: the configuration cannot work, said before anything is written; the checkpoint is
+        of another configuration, or of a later step than the last one asked for; too many steps in
+        a row were no numbers.
+      BlockingIOError: another run holds `workdir`.
+      Stopped: by a signal.
       CaseError: a case could not be predicted or scored.
     """
     training_cases = split.labeled + split.unlabeled
@@ -84,46 +79,80 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
             f"{smaller} of {len(training_cases)} slices are smaller than config.data.center_crop="
             f"{crop} and are padded with zeros"
         )
-    # What a run starts from, in this order: 1. the last checkpoint of the workdir (state and place
-    # in the data), 2. the network of config.training.init_from, 3. a new state from the seed.
-    state, iterator = build.make_state(config), build.make_iterator(config, split)
+    state = build.make_state(config)
     checks.check_step(config, state)
     count = sum(map(count_parameters, several(state.params["network"])))
     CONSOLE.print(f"{config.method.name} trains {count:,} parameters")
     mesh = parallel.make_mesh()
-    scans = build.make_scans(config, split, mesh)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    folder = workdir / "checkpoints"
+    if processes.several():
+        processes.check_common_folder(workdir)
+    # What a run starts from, in this order: 1. the last sound checkpoint of its folder, 2. the
+    # network of config.training.init_from, 3. a new state from the seed.
+    with Checkpoints(folder) as checkpoints:
         last = checkpoints.last()
+    if last is None and config.training.init_from:
+        path = pathlib.Path(config.training.init_from)
+        state = run_folder.start_from(path, config, state)
+        CONSOLE.print(f"started from the network of {path}")
+    with contextlib.ExitStack() as held:
+        if processes.first():
+            held.enter_context(locked(workdir, "run"))
+        checkpoints, progress = held.enter_context(Checkpoints(folder)), {}
         if last is not None:
-            run_folder.check_same(config, workdir)
-            if last > config.training.steps:
-                raise ValueError(
-                    f"{workdir} is at step {last} already, which is beyond config.training.steps="
-                    f"{config.training.steps}: ask for more steps, evaluate it with "
-                    f"--mode=evaluate, or use another --workdir."
-                )
-            state = checkpoints.restore(state, last, iterator)
-            CONSOLE.print(f"resumed {workdir} at step {last}")
-        elif config.training.init_from:
-            path = pathlib.Path(config.training.init_from)
-            state = run_folder.start_from(path, config, state)
-            CONSOLE.print(f"started from the network of {path}")
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(build.describe(config))
+            state, progress = _resume(config, workdir, state, checkpoints)
+        iterator = build.make_iterator(config, split)
+        scans = build.make_scans(config, split, mesh)
+        processes.by_first(lambda: write_text(workdir / "config.json", build.describe(config)))
         first = int(state.step)
-        with MetricWriter(workdir, first) as writer, _stop_on_signal() as stop:
-            run = Run(config, split, state, iterator, scans, mesh, checkpoints, writer, stop)
-            reached = _take_steps(run)
-    if reached == config.training.steps:
+        if progress:
+            iterator.set_state(progress["iterator"])
+        writer = held.enter_context(MetricWriter(workdir, first))
+        signals = held.enter_context(Signals())
+        state = parallel.replicate(state, config.parallel, mesh)
+        run = Run(config, split, state, iterator, scans, mesh, checkpoints, writer, signals)
+        reached, finished = _take_steps(run, progress)
+    if finished:
         return scoring.score_run(config, split, workdir)
     what = "stopped and saved" if reached > first else "stopped before a step, nothing was saved"
-    CONSOLE.print(f"{what}; the same command goes on from {workdir}")
-    return {}
+    raise Stopped(f"{what}; the same command goes on from {workdir}")
 
 
-def _take_steps(run: Run) -> int:
-    """Steps to the end, or to a signal; returns the number of steps that the run then has."""
-    config, training, first = run.config, run.config.training, int(run.state.step)
+def _resume(
+    config: Config, workdir: pathlib.Path, like: TrainState, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any]]:
+    """State and progress of the last sound checkpoint."""
+    run_folder.check_same(config, workdir)
+    last = checkpoints.last()
+    if last is not None and last > config.training.steps:
+        raise ValueError(
+            f"{workdir} is at step {last} already, which is beyond config.training.steps="
+            f"{config.training.steps}: ask for more steps, evaluate it with --mode=evaluate, or "
+            f"use another --workdir."
+        )
+    state, progress, damaged = checkpoints.resume(like)
+    for error in damaged:
+        CONSOLE.print(f"warning: {error} It is removed.", markup=False)
+    CONSOLE.print(f"resumed {workdir} at step {int(state.step)}")
+    return state, progress
+
+
+def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
+    """Steps to the end, or to a signal.
+
+    Args:
+      run: placed at its first step.
+      progress: of the checkpoint that it goes on from: `pending`, the figures of the steps since
+        the last row of the log; `validated`, whether that step has been, if it is to be.
+
+    Returns:
+      The number of steps that the run then has, and whether it has come to its end.
+
+    Raises:
+      ValueError: too many steps in a row were no numbers; the last of them is saved.
+    """
+    config, training = run.config, run.config.training
+    state, first = run.state, int(run.state.step)
 
     def compiled(supervised: bool) -> Callable[..., Any]:
         step = build.make_step(config, supervised=supervised)
@@ -131,41 +160,74 @@ def _take_steps(run: Run) -> int:
 
     late = compiled(False)
     early = compiled(True) if first < training.supervised_steps else late
-    predictor = prediction.make_predictor(config) if run.split.validation else None
-    state = parallel.replicate(run.state, config.parallel, run.mesh)
+    validate = _validation(run) if run.split.validation else None
     images = config.data.batch_labeled + config.data.batch_unlabeled
-    progress = Progress(CONSOLE, first, training.steps, images)
-    pending: list[dict[str, tuple[Any, Any]]] = []
-    step = first
+    lines = Progress(CONSOLE, first, training.steps, images)
+    pending: list[Sums] = [
+        {name: tuple(pair) for name, pair in sums.items()} for sums in progress.get("pending", ())
+    ]
+    step, in_a_row = first, 0
     while True:
-        ended = step == training.steps or bool(run.stop)
-        evaluates = step == training.steps or (
-            training.evaluate_every > 0 and step % training.evaluate_every == 0
-        )
-        if step > first and (ended or evaluates or step % training.checkpoint_every == 0):
-            figures = None
-            if evaluates and predictor is not None:
-                predict = predictor(network_variables(state, config.evaluation.weights))
-                figures = scoring.score_cases(config, predict, run.split.validation).means()
-                run.writer.write(step, {f"validation/{k}": v for k, v in figures.items()})
-                progress.validated(step, figures)
-            run.checkpoints.save(state, run.iterator, figures)
+        stopped = run.signals.stop(step)
+        hopeless = in_a_row > training.skip_at_most
+        figures, due = None, validate is not None and _is_due(step, training)
+        if validate and due and (step > first or not progress.get("validated", True)):
+            figures = validate(state, lines)
+            stopped = stopped or figures is None
+        ended = stopped or hopeless or step == training.steps
+        whole = step % training.checkpoint_every == 0
+        if figures is not None or (step > first and (ended or whole)):
+            pending = _to_host(pending)
+            place = {"iterator": run.iterator.get_state(), "pending": pending}
+            validated = figures is not None or not due
+            run.checkpoints.save(state, {**place, "validated": validated}, figures)
+        if hopeless:
+            raise ValueError(
+                f"the loss or its gradient was no number in {in_a_row} steps up to {step}, which "
+                f"changed nothing. Look at the cases named above, or start anew with a smaller "
+                f"config.optimizer.learning_rate or with config.optimizer.clip=1; the same command "
+                f"goes on from step {step}."
+            )
         if ended:
-            return step
+            return step, step == training.steps and not stopped
         batch = parallel.shard_batch(next(run.iterator), config.parallel, run.mesh)
         train_step = early if step < training.supervised_steps else late
         state, metrics = train_step(state, batch, run.scans)
         step += 1
         pending.append(metrics)
         if step % training.log_every == 0:
+            pending = _to_host(pending)
+            for number, sums in enumerate(pending, step - len(pending)):
+                skipped = bool(sums["skipped"][0])
+                in_a_row = in_a_row + 1 if skipped else 0
+                if skipped:
+                    lines.skipped(number + 1, run.iterator.names(number))
             scalars = _means(pending)
             pending = []
-            if not math.isfinite(scalars["loss"]):
-                raise ValueError(
-                    f"the loss is {scalars['loss']} at step {step}: nothing is saved from here on. "
-                    f"Start anew with a smaller config.optimizer.learning_rate, or with "
-                    f"config.optimizer.clip=1; the last checkpoint is that of step "
-                    f"{run.checkpoints.last() or 0}."
-                )
-            run.writer.write(step, scalars | progress.logged(step, scalars["loss"]))
-            progress.watched(step, scalars)
+            run.writer.write(step, scalars | lines.logged(step, scalars.get("loss", math.nan)))
+            lines.watched(step, scalars)
+
+
+def _is_due(step: int, training: Config) -> bool:
+    """Whether the network of a step is validated."""
+    every = training.evaluate_every
+    return step > 0 and (step == training.steps or (every > 0 and step % every == 0))
+
+
+def _validation(run: Run) -> Callable[[TrainState, Progress], dict[str, float] | None]:
+    """Gives `validate(state, lines)`: the figures, written and printed; None after a signal."""
+    predictor = prediction.make_predictor(run.config)
+
+    def validate(state: TrainState, lines: Progress) -> dict[str, float] | None:
+        predict = predictor(network_variables(state, run.config.evaluation.weights))
+        try:
+            with run.signals.interrupts():
+                found = scoring.score_cases(run.config, predict, run.split.validation)
+        except KeyboardInterrupt:
+            return None
+        step, figures = int(state.step), found.means()
+        run.writer.write(step, {f"validation/{k}": v for k, v in figures.items()})
+        lines.validated(step, figures)
+        return figures
+
+    return validate

@@ -1,7 +1,7 @@
 """What a person sees while a run goes on."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
@@ -67,6 +67,13 @@ class Progress:
                 f"or a start from a supervised network (config.training.init_from)",
             )
         self._vanished = gone
+
+    def skipped(self, step: int, names: Mapping[str, Sequence[str]]) -> None:
+        """Warns of a step that changed nothing, with the names of its cases by stream."""
+        cases = "; ".join(f"{stream}: {', '.join(of)}" for stream, of in names.items())
+        self._print(
+            step, f"warning: its loss or gradient is no number, so it changes nothing ({cases})"
+        )
 
     def validated(self, step: int, figures: dict[str, float]) -> None:
         """Prints the figures of a validation that has just ended, and starts the clock again."""

@@ -1,20 +1,24 @@
 """Trained networks to figures: tables, pictures and the page of a run or of a file of weights."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cifp_jax import parallel
+import numpy as np
+
+from cifp_jax import parallel, processes
 from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
-from cifp_jax.evaluation.evaluate import Evaluation, evaluate_cases
+from cifp_jax.evaluation import calibration, metrics
+from cifp_jax.evaluation.evaluate import Evaluation, Row, evaluate_cases
 from cifp_jax.inference import prediction
 from cifp_jax.inference.prediction import Predict
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.reports.pictures import draw_overlays
 from cifp_jax.reports.run_page import write_report
-from cifp_jax.reports.summaries import print_table, write_evaluation
+from cifp_jax.reports.summaries import print_table, summarize, write_evaluation
 from cifp_jax.training import build, run_folder
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.progress import CONSOLE
@@ -32,17 +36,39 @@ class _Network(NamedTuple):
 def score_cases(config: Config, predict: Predict, cases: Sequence[sources.Case]) -> Evaluation:
     """Figures of a network on one list, by the rules of `config.evaluation`.
 
+    Several processes divide the cases among them; each returns the figures of all.
+
     Raises:
       CaseError: a case could not be predicted or scored.
+      AnotherProcessFailed: another process met such a case.
     """
-    return evaluate_cases(
-        predict,
-        cases,
-        read=prediction.read_volume(config),
-        classes=config.model.classes,
-        empty=config.evaluation.empty,
-        largest_component=config.evaluation.largest_component,
-    )
+    rules = {name: config.evaluation[name] for name in ("empty", "largest_component")}
+
+    def own() -> Evaluation:
+        if not (mine := processes.share(cases)) and cases:
+            return Evaluation((), **rules, reliability=calibration.no_voxels())
+        return evaluate_cases(
+            predict,
+            mine,
+            read=prediction.read_volume(config),
+            classes=config.model.classes,
+            **rules,
+        )
+
+    return _gather(processes.together(own), cases)
+
+
+def _gather(part: Evaluation, cases: Sequence[sources.Case]) -> Evaluation:
+    """The figures of all processes, in the order of the cases."""
+    rows = [(row.case, list(row.score), row.seconds) for row in part.rows]
+    sums = [array.tolist() for array in dataclasses.astuple(part.reliability)]
+    reliability, found = calibration.no_voxels(), list[Row]()
+    for their_rows, their_sums in processes.gather((rows, sums)):
+        found += [Row(name, metrics.Score(*score), seconds) for name, score, seconds in their_rows]
+        reliability += calibration.Reliability(*map(np.array, their_sums))
+    place = {case.name: number for number, case in enumerate(cases)}
+    found.sort(key=lambda row: place[row.case])
+    return dataclasses.replace(part, rows=tuple(found), reliability=reliability)
 
 
 def score_run(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[str, Any]:
@@ -178,23 +204,31 @@ def _score(
                 done[again] = score_cases(config, network.predict, cases)
             key, evaluation = f"{network.name}/{name}", done[again]
             evaluations[key] = evaluation
-            summaries[key] = write_evaluation(
-                evaluation, folder / key, facts={"list": name, **network.facts}
-            )
-            if network.facts["reported"]:
-                worst = evaluation.worst_first()[: config.evaluation.overlays]
-                drawn = [cases[i] for i in worst]
-                draw_overlays(
-                    network.predict,
-                    drawn,
-                    prediction.read_volume(config),
-                    folder / key,
-                    largest_component=config.evaluation.largest_component,
-                )
+            summaries[key] = summarize(evaluation, {"list": name, **network.facts})
+
+            def write(
+                network: _Network = network,
+                key: str = key,
+                cases: Sequence[sources.Case] = cases,
+            ) -> None:
+                write_evaluation(evaluations[key], folder / key, summaries[key])
+                if network.facts["reported"]:
+                    worst = evaluations[key].worst_first()[: config.evaluation.overlays]
+                    draw_overlays(
+                        network.predict,
+                        [cases[i] for i in worst],
+                        prediction.read_volume(config),
+                        folder / key,
+                        largest_component=config.evaluation.largest_component,
+                    )
+
+            processes.by_first(write)
     if summaries:
         print_table(CONSOLE, summaries, f"{title}, {config.data.name}")
-    write_report(
-        page, config=settings, summaries=summaries, evaluations=evaluations, overlays=folder
+    processes.by_first(
+        lambda: write_report(
+            page, config=settings, summaries=summaries, evaluations=evaluations, overlays=folder
+        )
     )
     CONSOLE.print(f"report: {page / 'report.html'}")
     return summaries

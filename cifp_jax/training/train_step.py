@@ -42,7 +42,8 @@ def make_train_step(
     """Builds `train_step(state, batch, *, axis_name=None, shards=1) -> (state, metrics)`.
 
     The returned function is pure; `parallel.compile_step` turns it into a compiled one. Metrics
-    are `(sum, count)` pairs over the global batch.
+    are `(sum, count)` pairs over the global batch. A step whose loss or gradient is not finite
+    changes nothing but `state.step`, counts in no metric, and is told by the metric `skipped`.
 
     Args:
       model: a network with an `axis_name` field for the statistics of its batch norms.
@@ -117,7 +118,7 @@ def make_train_step(
             return entry(tuple(optax.incremental_update(new, o, 1 - d) for o, d in pairs))
 
         new_state = TrainState(
-            step=state.step + 1,
+            step=state.step,
             params=params,
             batch_stats=batch_stats,
             ema_params={
@@ -130,6 +131,13 @@ def make_train_step(
             opt_state=opt_state,
             rng=state.rng,
         )
-        return new_state, metrics | {"gradient_norm": (optax.tree.norm(grads), jnp.ones(()))}
+        norm = optax.tree.norm(grads)
+        figures = metrics | {"gradient_norm": (norm, jnp.ones(()))}
+        # A step whose loss or gradient is no number changes nothing, on no device: both are global.
+        sound = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"][0])
+        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), new_state, state)
+        counted = jax.tree.map(lambda x: jnp.where(sound, x, 0), figures)
+        skipped = (1 - sound.astype(jnp.float32), jnp.ones(()))
+        return kept.replace(step=state.step + 1), counted | {"skipped": skipped}
 
     return train_step
