@@ -31,7 +31,7 @@ from cifp_jax.files import write_json
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.inference.segmentation import LEVELS, segment
 from cifp_jax.reports import ranking_page
-from cifp_jax.scans import raw_folders, volumes
+from cifp_jax.scans import raw_folders, readers, writers
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training import run_folder
 
@@ -139,7 +139,7 @@ class Segmenter:
           FileNotFoundError, ValueError: the scan cannot be read or prepared.
         """
         config, preparation = self._config, self._preparation
-        scan = volumes.read_channels(files, config.data.channels)
+        scan = readers.read_channels(files, config.data.channels)
         turned = scan.array if scan.prepared else preparation.turned(scan.array, scan)
         image = preparation.image(scan)
         patch, stride = window_rows(config)
@@ -165,7 +165,7 @@ class Segmenter:
 
         def write(path: pathlib.Path, array: np.ndarray, **more: Any) -> None:
             own = array if scan.prepared else preparation.turned_back(array, scan)
-            volumes.write(path, own, scan, **more)
+            writers.write(path, own, scan, **more)
 
         file = f"{name}.nii.gz"
         if describe is not None:

@@ -13,7 +13,8 @@ from cifp_jax import predict, prepare
 from cifp_jax.config import default_config
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.reports.summaries import reported_summary
-from cifp_jax.scans.volumes import Volume, write
+from cifp_jax.scans.volumes import Volume
+from cifp_jax.scans.writers import write
 from cifp_jax.training import build, loop, run_folder
 from tests.support.scans import OBLIQUE, config_of, dicom, loaded, nifti, nnunet
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from cifp_jax.files import write_list, write_record
-from cifp_jax.scans import preparation, volumes
+from cifp_jax.scans import preparation, readers, volumes
 from cifp_jax.scans.fingerprint import image_box
 
 _FRAME = re.compile(r"(patient\d+)_frame(\d+)\.nii(\.gz)?$")
@@ -75,7 +75,7 @@ def truth_box(label: Integer[np.ndarray, "x y z"], rng: np.random.Generator) -> 
 
 
 def _masked(image: pathlib.Path, mask: pathlib.Path) -> tuple[volumes.Volume, volumes.Volume]:
-    scan, label = volumes.read_channels([image], 1), volumes.read_channels([mask], 1)
+    scan, label = readers.read_channels([image], 1), readers.read_channels([mask], 1)
     volumes.check_same_geometry(scan, label)
     return scan, label
 

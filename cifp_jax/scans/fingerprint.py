@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from cifp_jax.scans import volumes
+from cifp_jax.scans import readers, volumes
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.scans.raw_folders import RawCase, RawData
 from cifp_jax.scans.volumes import Volume
@@ -51,7 +51,7 @@ def count_channels(data: RawData) -> int:
         if others:
             return 1 + len(others)
         try:
-            array: Any = volumes.read(first).array
+            array: Any = readers.read(first).array
         except ValueError:
             continue  # said when its turn comes
         return array.shape[3] if array.ndim == 4 else 1
@@ -74,16 +74,16 @@ def read_pair(case: RawCase, channels: int) -> tuple[Volume, Volume | None]:
     """The scan and the mask of a case, on one grid.
 
     Raises:
-      FileNotFoundError, ValueError: as `volumes.read_channels` and `check_same_geometry`.
+      FileNotFoundError, ValueError: as `readers.read_channels` and `check_same_geometry`.
     """
-    scan = volumes.read_channels(case.images, channels)
+    scan = readers.read_channels(case.images, channels)
     if scan.prepared:
         raise ValueError(
             f"{scan.path}: HDF5 files hold prepared arrays. Prepare the scan that it was made from."
         )
     if case.label is None:
         return scan, None
-    mask = volumes.read(case.label)
+    mask = readers.read(case.label)
     if mask.array.ndim != 3:
         raise ValueError(
             f"{case.label}: as a mask it must have three axes, not shape {mask.array.shape}. "

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from cifp_jax.scans import volumes
+from cifp_jax.scans import readers
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _MASK = re.compile(r"[-_](gt|seg|segmentation|mask|label|labels)$", re.IGNORECASE)
@@ -56,13 +56,13 @@ def _is_series(folder: pathlib.Path) -> bool:
 def _entries(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """The files and series in a folder (or the one at `path`) by their names without ending."""
     if path.is_file() or _is_series(path):
-        return {volumes.stem(path): path}
+        return {readers.stem(path): path}
     entries = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
     found: dict[str, pathlib.Path] = {}
     for entry in entries:
-        if not (_is_series(entry) if entry.is_dir() else volumes.suffix(entry)):
+        if not (_is_series(entry) if entry.is_dir() else readers.suffix(entry)):
             continue
-        name = volumes.stem(entry)
+        name = readers.stem(entry)
         if name in found:
             raise ValueError(
                 f"{entry}: {found[name]} is named alike, so both would be the case {name!r}. "
@@ -76,7 +76,7 @@ def _left_alone(folder: pathlib.Path) -> tuple[str, ...]:
     """A remark on the files of a folder that are of no kind that can be read."""
     plain = folder.is_dir() and not _is_series(folder)
     files = [p for p in folder.iterdir() if p.is_file()] if plain else []
-    unknown = sorted(p.name for p in files if not (p.name.startswith(".") or volumes.suffix(p)))
+    unknown = sorted(p.name for p in files if not (p.name.startswith(".") or readers.suffix(p)))
     if not unknown:
         return ()
     return (f"{folder}: {len(unknown)} file(s) of unknown kinds are left alone: {unknown[0]}, ...",)
@@ -124,7 +124,7 @@ def find_scans(
         raise FileNotFoundError(f"{path}: there is no such file or folder. Name one that exists.")
     if not (entries := _entries(path)):
         raise FileNotFoundError(
-            f"{path}: there is no scan in this folder. Known are {', '.join(volumes.SUFFIXES)} and "
+            f"{path}: there is no scan in this folder. Known are {', '.join(readers.SUFFIXES)} and "
             f"folders of DICOM slices."
         )
     return _by_case(entries, channels)
