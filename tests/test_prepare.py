@@ -193,14 +193,14 @@ def test_folders_of_scans_and_masks_that_are_wrong(tmp_path, capsys):
     for name in "ab":
         save(scans / f"{name}.nii.gz", scan(1))
     save(masks / "a.nii.gz", mask(1))
-    (masks / "b.mha").touch()
+    (masks / "b.txt").touch()
 
     def answer(*arguments):
         prepare.main([*map(str, arguments), "--memory=1"])
         return capsys.readouterr().out
 
     out = tmp_path / "out"
-    assert "1 file(s) of unknown kinds are left alone: b.mha" in answer(
+    assert "1 file(s) of unknown kinds are left alone: b.txt" in answer(
         scans, out, f"--masks={masks}"
     )
     assert "is the folder of the scans" in answer(scans, out, f"--masks={scans}")

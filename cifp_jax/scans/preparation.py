@@ -36,7 +36,17 @@ class Preparation:
     def turned(
         self, array: Shaped[np.ndarray, "x y z *c"], volume: Volume
     ) -> Shaped[np.ndarray, "a b d *c"]:
-        """An array on the grid of `volume` with its axes as in a record (a view)."""
+        """An array on the grid of `volume` with its axes as in a record (a view).
+
+        Raises:
+          ValueError: the axes are to be turned, and the file does not say how they lie.
+        """
+        if self.canonical and not volume.oriented:
+            raise ValueError(
+                f"{volume.path}: it does not say how its axes lie in the patient (a NIfTI file "
+                f"without qform and sform, for one), so left and right would be a guess. Take the "
+                f"file that it was made from, or set its affine."
+            )
         if self.canonical:
             array, _ = geometry.to_canonical(array, volume.affine)
         return array.transpose(*self.axes, *range(3, array.ndim))

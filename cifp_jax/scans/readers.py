@@ -11,6 +11,7 @@ import nrrd
 import numpy as np
 import SimpleITK as sitk
 
+from cifp_jax.scans import dicom
 from cifp_jax.scans.volumes import LPS, MILLIMETERS, Unfit, Volume, check_same_geometry, refuse
 
 _TO_RAS = {
@@ -31,11 +32,26 @@ def _read_nifti(path: pathlib.Path) -> Volume:
     header: Any = nibabel.Nifti1Header.from_header(image.header)
     factor = MILLIMETERS[header.get_xyzt_units()[0]]
     affine = np.diag([factor, factor, factor, 1.0]) @ image.affine
-    return Volume(np.asarray(array), affine, path, header)
+    oriented = bool(header["sform_code"] or header["qform_code"])
+    return Volume(np.asarray(array), affine, path, header, oriented=oriented)
+
+
+def _read_analyze(path: pathlib.Path) -> Volume:
+    if not isinstance(nibabel.load(path), nibabel.Nifti1Pair):
+        refuse(path, "an Analyze file does not say where left and right are. Save it as NIfTI.")
+    return _read_nifti(path)
+
+
+def _read_mgh(path: pathlib.Path) -> Volume:
+    image: Any = nibabel.load(path)
+    oriented = bool(image.header["goodRASFlag"])
+    return Volume(np.asarray(image.dataobj), image.affine, path, oriented=oriented)
 
 
 def _read_nrrd(path: pathlib.Path) -> Volume:
     array, header = nrrd.read(str(path))
+    if any(str(kind).lower().endswith("color") for kind in header.get("kinds", ())):
+        refuse(path, "it is a colour image. Save grey values.")
     kinds = header.get("space directions")
     directions = np.diag(header["spacings"]) if kinds is None and "spacings" in header else kinds
     directions = np.eye(array.ndim) if directions is None else np.asarray(directions, float)
@@ -50,10 +66,18 @@ def _read_nrrd(path: pathlib.Path) -> Volume:
     space = str(header.get("space", "right-anterior-superior")).lower()
     short = {"lps": "left-posterior-superior", "las": "left-anterior-superior"}
     turn = _TO_RAS.get(short.get(space, space))
-    return Volume(array, affine if turn is None else turn @ affine, path)
+    oriented = "space" in header and kinds is not None and turn is not None
+    return Volume(array, affine if turn is None else turn @ affine, path, oriented=oriented)
 
 
-def _from_itk(image: sitk.Image, path: pathlib.Path) -> Volume:
+def _read_metaimage(path: pathlib.Path) -> Volume:
+    image = sitk.ReadImage(str(path))
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        refuse(
+            path,
+            f"it has {image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} "
+            f"values in each voxel. Save one value a voxel of a 3D volume; channels as files.",
+        )
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
@@ -61,17 +85,12 @@ def _from_itk(image: sitk.Image, path: pathlib.Path) -> Volume:
 
 
 def _read_dicom(path: pathlib.Path) -> Volume:
-    if path.is_file():
-        return _from_itk(sitk.ReadImage(str(path)), path)
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))
+    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
+    headers = {f: header for f in files if (header := dicom.read_header(f)) is not None}
+    series, _ = dicom.group(headers)
     if len(series) != 1:
-        refuse(
-            path,
-            f"this folder holds {len(series)} DICOM series, not one. Give each series a folder.",
-        )
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path), series[0]))
-    return _from_itk(reader.Execute(), path)
+        refuse(path, f"it holds {len(series)} DICOM series, not one. Give each series a folder.")
+    return dicom.read_series(series[0])
 
 
 def _read_hdf5(path: pathlib.Path) -> Volume:
@@ -86,13 +105,20 @@ def _read_hdf5(path: pathlib.Path) -> Volume:
 _READERS: dict[str, Callable[[pathlib.Path], Volume]] = {
     ".nii.gz": _read_nifti,
     ".nii": _read_nifti,
+    ".img": _read_analyze,
     ".nrrd": _read_nrrd,
     ".nhdr": _read_nrrd,
+    ".mha": _read_metaimage,
+    ".mhd": _read_metaimage,
+    ".mgz": _read_mgh,
+    ".mgh": _read_mgh,
     ".h5": _read_hdf5,
     ".hdf5": _read_hdf5,
-    ".dcm": _read_dicom,
+    **dict.fromkeys(dicom.SUFFIXES, _read_dicom),
 }
 SUFFIXES = tuple(_READERS)
+# Where a scan is one file, or the slices of a series.
+Source = pathlib.Path | dicom.Series
 
 
 def suffix(path: pathlib.Path) -> str:
@@ -105,28 +131,42 @@ def stem(path: pathlib.Path) -> str:
     return path.name[: len(path.name) - len(suffix(path))]
 
 
-def read(path: pathlib.Path) -> Volume:
-    """Reads a file of one of `SUFFIXES`, or the DICOM series in a folder.
+def _open(source: Source) -> Volume:
+    if isinstance(source, dicom.Series):
+        return dicom.read_series(source)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: this file is missing. Put it there, or name another.")
+    known = suffix(source)
+    if source.is_dir() or (not known and dicom.read_header(source) is not None):
+        return _read_dicom(source)
+    if not known:
+        refuse(source, f"this kind of file is unknown; known: {', '.join(SUFFIXES)}.")
+    return _READERS[known](source)
+
+
+def read(source: Source) -> Volume:
+    """Reads a file of one of `SUFFIXES`, or a DICOM series by its folder or its files.
 
     Raises:
-      FileNotFoundError: there is nothing at `path`.
+      FileNotFoundError: there is nothing at that path.
       ValueError: it cannot be read, or holds no volume of three axes, or an affine that is none.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: this file is missing. Put it there, or name another.")
-    reader = _read_dicom if path.is_dir() else _READERS.get(suffix(path))
-    if reader is None:
-        refuse(path, f"this kind of file is unknown; known: {', '.join(SUFFIXES)}.")
     try:
-        volume = reader(path)
-    except Unfit:
+        volume = _open(source)
+    except (Unfit, FileNotFoundError):
         raise
-    except Exception as error:  # nibabel, nrrd, zlib, HDF5 and ITK each have errors of their own
-        reason = " ".join(str(error).split())
+    except MemoryError as error:
         raise Unfit(
-            f"{path}: it cannot be read; it may be cut off or damaged ({reason}). Copy it again, "
+            f"{source}: it does not fit in memory by the size that its header names; the header "
+            f"may be damaged. Copy it again, or resample it to larger voxels."
+        ) from error
+    except Exception as error:  # nibabel, nrrd, zlib, HDF5 and ITK each have errors of their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Unfit(
+            f"{source}: it cannot be read; it may be cut off or damaged ({reason}). Copy it again, "
             f"or leave this scan out."
         ) from error
+    path = volume.path
     if volume.array.ndim == 4 and volume.array.shape[3] == 1:
         volume = dataclasses.replace(volume, array=volume.array[..., 0])
     if volume.array.ndim not in (3, 4) or 0 in volume.array.shape:
@@ -138,7 +178,7 @@ def read(path: pathlib.Path) -> Volume:
     return volume
 
 
-def read_channels(paths: Sequence[pathlib.Path], channels: int) -> Volume:
+def read_channels(sources: Sequence[Source], channels: int) -> Volume:
     """Reads a scan whose channels are files of their own, or are all in one.
 
     Returns:
@@ -148,7 +188,7 @@ def read_channels(paths: Sequence[pathlib.Path], channels: int) -> Volume:
       FileNotFoundError, ValueError: as `read`; files of different geometry; a 4D series; another
         number of channels than `channels`.
     """
-    volumes = [read(path) for path in paths]
+    volumes = [read(source) for source in sources]
     first = volumes[0]
     if len(volumes) > 1:
         for volume in volumes:

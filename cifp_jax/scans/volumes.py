@@ -27,6 +27,7 @@ class Volume:
       path: the file or, of a DICOM series, the folder.
       header: of a NIfTI file, so that a mask gets the same units and codes; else None.
       prepared: the array is a record for training already, as HDF5 files hold them.
+      oriented: the file says how its axes lie in the patient; if not, the affine is a guess.
     """
 
     array: Shaped[np.ndarray, "*shape"]
@@ -34,6 +35,7 @@ class Volume:
     path: pathlib.Path
     header: Any = None
     prepared: bool = False
+    oriented: bool = True
 
     @property
     def spacing(self) -> tuple[float, ...]:
