@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import pathlib
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,28 +14,78 @@ import numpy as np
 
 
 @contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Says of an OSError which file could not be written, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 says it in its message only.
+        full = error.errno == errno.ENOSPC or "No space left" in str(error)
+        if full or error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            why = "no room is left on the disk. Free some" if full else "it may not be written"
+            code = errno.ENOSPC if full else error.errno
+            raise OSError(code, f"{path}: {why}, or name another folder.") from error
+        raise
+
+
+@contextlib.contextmanager
 def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a path to write to, and moves it to `path` once the writing has succeeded.
 
     The path given starts with a dot and ends as `path` does, for writers that look at the ending.
+    It is no other process's.
 
     Raises:
-      OSError: naming the file and the remedy where the disk is full.
+      OSError: naming the file and the remedy where the disk is full or may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        # HDF5 says it in its message only.
-        if error.errno != errno.ENOSPC and "No space left" not in str(error):
-            raise
-        raise OSError(
-            errno.ENOSPC, f"{path}: no room is left on the disk. Free some, or name another folder."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged(folder: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
+    """Gives a folder to write to, whose entries take the place of those of `folder` at the end.
+
+    Where that is not reached, `folder` is left as it was.
+
+    Args:
+      folder: made where it is missing.
+      key: the entry without which nobody uses the folder: it goes first and comes last.
+
+    Raises:
+      OSError: naming the folder and the remedy; also where another process is writing to it.
+    """
+    stage, made = folder / ".partial", not folder.exists()
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            stage.mkdir()
+        except FileExistsError as error:
+            raise FileExistsError(
+                f"{stage}: another command is writing to {folder}, or was killed. Once none does, "
+                f"remove this folder."
+            ) from error
+        try:
+            yield stage
+            names = sorted((path.name for path in stage.iterdir()), key=lambda name: name != key)
+            before = stage / ".before"
+            before.mkdir()
+            for name in names:
+                if (folder / name).exists():
+                    (folder / name).rename(before / name)
+            for name in reversed(names):
+                (stage / name).rename(folder / name)
+        finally:
+            shutil.rmtree(stage)
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # where nothing was written
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -1,17 +1,20 @@
 """What a command asks of its host before JAX starts: cores, memory, compiled programs."""
 
+import concurrent.futures
 import ctypes
 import os
 import pathlib
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import jax
 
 # Parameters of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 _CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -24,6 +27,17 @@ def use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder / "cifp_jax"))
+
+
+def in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int
+) -> Iterator[_Result]:
+    """`map`, with `jobs` items at once in threads; results come in the order of the items."""
+    if jobs == 1:
+        yield from map(function, items)
+        return
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(function, items)
 
 
 def use_cores(sizes: Sequence[int], unit: int) -> None:

@@ -14,7 +14,7 @@ import errno
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,13 @@ from cifp_jax.files import write_json
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.inference.segmentation import LEVELS, segment
 from cifp_jax.reports import ranking_page
-from cifp_jax.scans import raw_folders, readers, writers
+from cifp_jax.scans import discovery, file_report, raw_folders, readers, writers
 from cifp_jax.scans.preparation import Preparation
+from cifp_jax.scans.readers import Source
 from cifp_jax.training import run_folder
 
-CONSOLE = Console(highlight=False, soft_wrap=True)
+CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
+_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -130,7 +132,7 @@ class Segmenter:
     def __call__(
         self,
         name: str,
-        files: Sequence[pathlib.Path],
+        sources: Sequence[Source],
         advance: Callable[[float], object],
     ) -> None:
         """Writes the mask of a scan, last of all that is written for it.
@@ -139,7 +141,7 @@ class Segmenter:
           FileNotFoundError, ValueError: the scan cannot be read or prepared.
         """
         config, preparation = self._config, self._preparation
-        scan = readers.read_channels(files, config.data.channels)
+        scan = readers.read_channels(sources, config.data.channels)
         turned = scan.array if scan.prepared else preparation.turned(scan.array, scan)
         image = preparation.image(scan)
         patch, stride = window_rows(config)
@@ -181,40 +183,40 @@ class Segmenter:
 
 def _segment_all(
     segmenter: Segmenter,
-    scans: dict[str, tuple[pathlib.Path, ...]],
+    scans: Mapping[str, Sequence[Source]],
     output: pathlib.Path,
     maps: Sequence[str],
     ranked: bool,
-) -> list[str]:
+) -> dict[str, str]:
     """Segments what has no mask, one of the `maps`, or a record (where `ranked`) yet.
 
     Returns:
-      What is wrong with the scans that could not be segmented.
+      What is wrong with the scans that could not be segmented, by their names.
     """
-    failures = []
+    failures = {}
 
     def done_already(name: str) -> bool:
         record = not ranked or record_of(output, name).exists()
         return record and all((output / m / f"{name}.nii.gz").exists() for m in ("", *maps))
 
-    left = {name: files for name, files in scans.items() if not done_already(name)}
+    left = {name: sources for name, sources in scans.items() if not done_already(name)}
     if len(left) < len(scans):
         what = "a mask and a score" if ranked else "a mask"
         CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have {what} already")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=CONSOLE) as progress:
         task = progress.add_task("", total=len(left))
-        for done, (name, files) in enumerate(left.items(), start=1):
+        for done, (name, sources) in enumerate(left.items(), start=1):
             progress.update(task, description=name)
             try:
-                segmenter(name, files, lambda share: progress.advance(task, share))
+                segmenter(name, sources, lambda share: progress.advance(task, share))
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
-                failures.append(str(error))
+                failures[name] = str(error)
             except Exception as error:  # whatever it is, the other scans go on
-                named = any(str(file) in str(error) for file in files)
-                failures.append(str(error) if named else f"{files[0]}: {error!r}")
+                named = any(str(source) in str(error) for source in sources)
+                failures[name] = str(error) if named else f"{sources[0]}: {error!r}"
             progress.update(task, completed=done)
     return failures
 
@@ -238,13 +240,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         config, variables = run_folder.load_network(arguments.weights)
         config = prediction_config(config)
-        scans = raw_folders.find_scans(arguments.input, config.data.channels)
+        scans, ignored, problems = raw_folders.find_scans(
+            arguments.input, config.data.channels, [arguments.output]
+        )
+        for line in file_report.summarize(ignored):
+            CONSOLE.print(line)
         predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
         describe = embedding.make_describer(config)(variables) if arguments.rank else None
         segmenter = Segmenter(config, predict, arguments.output, maps, describe)
         names = {str(value): name for value, name in segmenter.names.items()}
         write_json(arguments.output / "labels.json", names)
         failures = _segment_all(segmenter, scans, arguments.output, maps, arguments.rank)
+        uses = [
+            use
+            for name, sources in scans.items()
+            for source in sources
+            for use in file_report.uses_of(
+                discovery.files_of(source), name, "image", failures.get(name, "")
+            )
+        ]
+        file_report.write_report(arguments.output / "files.csv", uses, ignored)
         if arguments.rank:
             records_of = {name: record_of(arguments.output, name) for name in scans}
             known = {name: path for name, path in records_of.items() if path.exists()}
@@ -253,13 +268,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 first = ", ".join(place.case for place in places[:3])
                 CONSOLE.print(f"label first: {first} ... ({arguments.output}/ranking.csv)")
     except (ValueError, OSError) as error:
-        CONSOLE.print(f"error: {error}", markup=False)
+        CONSOLE.print(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        CONSOLE.print("stopped: the masks so far are whole. The same command goes on.")
+        return _INTERRUPTED
     if failures:
         CONSOLE.print(f"{len(failures)} of {len(scans)} scans could not be segmented:")
-    for failure in failures:
-        CONSOLE.print(f"- {failure}", markup=False)
-    return 1 if failures else 0
+    for problem in (*failures.values(), *problems):
+        CONSOLE.print(f"- {problem}")
+    return 1 if failures or problems else 0
 
 
 if __name__ == "__main__":

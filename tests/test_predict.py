@@ -260,6 +260,7 @@ def test_ranking_goes_on_with_what_is_missing(run, tmp_path, monkeypatch, capsys
     folder.mkdir()
     # Between the classes, the network is unsure: everywhere, and nowhere.
     unsure, sure = np.full((9, 7, 5), 52, np.int16), np.full((9, 7, 5), 100, np.int16)
+    unsure[4, 3, 2] = sure[4, 3, 2] = 101  # a scan of one value is none
     nifti(folder / "sure.nii.gz", sure)
     nifti(folder / "twin.nii.gz", unsure)
     (folder / "unsure.nii.gz").write_bytes(b"no scan")

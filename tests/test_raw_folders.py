@@ -1,5 +1,7 @@
 """How files in a folder become cases."""
 
+import re
+
 import pytest
 
 from cifp_jax.scans import raw_folders
@@ -13,8 +15,8 @@ def touch(folder, *names):
 
 
 def found(folder, channels):
-    scans = raw_folders.find_scans(folder, channels)
-    return {case: [path.name for path in files] for case, files in scans.items()}
+    cases = raw_folders.find_scans(folder, channels).cases
+    return {case: [path.name for path in files] for case, files in cases.items()}
 
 
 @pytest.mark.parametrize("channels", [2, None])
@@ -52,11 +54,12 @@ def test_masks_of_numbered_patients(tmp_path):
         None,
     ]
     touch(masks, "q.nii")
-    with pytest.raises(ValueError, match=r"q\.nii: this mask belongs to no scan"):
-        raw_folders.read_plain(scans, masks)
+    (problem,) = raw_folders.read_plain(scans, masks).problems
+    assert "q.nii: this mask belongs to no scan" in problem
 
 
 def test_two_files_of_one_name(tmp_path):
-    folder = touch(tmp_path, "a.nii", "a.nii.gz")
-    with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike.*Rename"):
-        raw_folders.find_scans(folder)
+    cases, ignored, problems = raw_folders.find_scans(touch(tmp_path, "a.nii", "a.nii.gz", "b.nii"))
+    assert {name: path.name for name, (path,) in cases.items()} == {"a": "a.nii", "b": "b.nii"}
+    assert list(ignored) == [tmp_path / "a.nii.gz"]
+    assert re.search(r"a\.nii\.gz: .*a\.nii is named alike.*Rename", *problems)

@@ -74,3 +74,49 @@ def check_same_geometry(first: Volume, second: Volume) -> None:
             f"{first.affine[:3].round(3).tolist()} and {second.affine[:3].round(3).tolist()}). "
             f"{remedy}",
         )
+
+
+def check_oriented(volume: Volume) -> None:
+    """Raises ValueError where a file does not say how its axes lie in the patient."""
+    if not volume.oriented:
+        refuse(
+            volume.path,
+            "it does not say how its axes lie in the patient (a NIfTI file without qform and "
+            "sform, for one), so left and right would be a guess. Take the file that it was made "
+            "from, or set its affine.",
+        )
+
+
+def on_grid_of(scan: Volume, mask: Volume, *, partial: bool = False) -> Volume:
+    """Turns and mirrors the axes of a mask so that they run as those of its scan.
+
+    Args:
+      scan: where the mask was drawn.
+      mask: of three axes.
+      partial: the mask may cover a part of the scan alone; the rest is 0.
+
+    Raises:
+      ValueError: even so the two are not on one grid, or the mask has no orientation.
+    """
+    check_oriented(mask)
+    to_scan = np.linalg.inv(scan.affine)
+    turn = nibabel.io_orientation(to_scan @ mask.affine)
+    array = nibabel.apply_orientation(mask.array, turn)
+    affine = mask.affine @ nibabel.orientations.inv_ornt_aff(turn, mask.array.shape)
+    if partial:
+        start = np.rint((to_scan @ affine)[:3, 3]).astype(int)
+        stop = start + array.shape
+        whole = np.zeros(scan.array.shape[:3], array.dtype)
+        inside = tuple(
+            slice(*np.clip(pair, 0, n)) for *pair, n in zip(start, stop, whole.shape, strict=True)
+        )
+        own = tuple(
+            slice(part.start - first, part.stop - first)
+            for part, first in zip(inside, start, strict=True)
+        )
+        whole[inside] = array[own]
+        array, affine = whole, affine.copy()
+        affine[:3, 3] -= affine[:3, :3] @ start
+    turned = dataclasses.replace(mask, array=array, affine=affine)
+    check_same_geometry(scan, turned)
+    return turned
