@@ -1,5 +1,6 @@
 """What a command asks of its host before JAX starts: cores, memory, compiled programs."""
 
+import collections
 import concurrent.futures
 import ctypes
 import os
@@ -15,6 +16,7 @@ import jax
 # Parameters of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+DEVICES = ("cpu", "gpu", "tpu")
 _CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -32,12 +34,40 @@ def use_compilation_cache() -> None:
 def in_order(
     function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int
 ) -> Iterator[_Result]:
-    """`map`, with `jobs` items at once in threads; results come in the order of the items."""
+    """`map`, of which `jobs` items are worked on ahead, in threads; results come in order."""
     if jobs == 1:
         yield from map(function, items)
         return
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(function, items)
+        ahead: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) == jobs:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+
+
+def use_device(kind: str | None) -> None:
+    """Segments on all devices of a kind, or of the best kind; call it before any array is made.
+
+    Args:
+      kind: one of `DEVICES`; None: an accelerator where there is one.
+
+    Raises:
+      ValueError: there is none of this kind.
+    """
+    if kind:
+        jax.config.update("jax_platforms", kind)
+    use_cores((), 1)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ValueError(f"--device={kind}: JAX finds no such device here ({error}).") from error
 
 
 def use_cores(sizes: Sequence[int], unit: int) -> None:

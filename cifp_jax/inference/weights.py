@@ -1,5 +1,6 @@
 """Released weights: one safetensors file, without pickle, that says what it is."""
 
+import hashlib
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -28,6 +29,15 @@ class Weights(NamedTuple):
 
     variables: dict[str, Any]
     facts: dict[str, Any]
+
+
+def digest(variables: dict[str, Any]) -> str:
+    """What tells the variables of a network from those of any other one: a SHA-256 in hex."""
+    found = hashlib.sha256()
+    for name, value in sorted(flatten_dict(variables, sep="/").items()):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return found.hexdigest()
 
 
 def save_weights(path: pathlib.Path, weights: Weights, *, half: bool = False) -> None:

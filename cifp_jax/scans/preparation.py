@@ -116,8 +116,6 @@ class Preparation:
         Raises:
           ValueError: as `intensity_range`, or the axes cannot be turned.
         """
-        if volume.prepared:
-            return volume.array.astype(np.float32)
         array, shape = self.turned(volume.array, volume), self.shape(volume)
         if array.ndim == 3:
             return geometry.resample_linear(self._normalized(array, 0, volume), shape)
