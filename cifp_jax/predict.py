@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,15 +25,15 @@ from cifp_jax import host
 from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
-from cifp_jax.evaluation.measurements import measure
 from cifp_jax.inference import embedding, prediction
-from cifp_jax.inference.mask_folder import MaskFolder
+from cifp_jax.inference.mask_folder import ENDINGS, MaskFolder
 from cifp_jax.inference.scans import ReadyScan, read_scan
-from cifp_jax.inference.segmentation import LEVELS, segment
+from cifp_jax.inference.segmentation import segment
 from cifp_jax.inference.weights import digest
 from cifp_jax.reports import ranking_page
-from cifp_jax.reports.measurement_table import join_measurements, write_measurements
-from cifp_jax.scans import discovery, file_report, raw_folders, writers
+from cifp_jax.reports.measurement_table import join_measurements
+from cifp_jax.reports.scan_files import series_of, write_scan
+from cifp_jax.scans import file_report, raw_folders
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.scans.readers import Source
 from cifp_jax.training import run_folder
@@ -74,6 +73,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--rank",
         action="store_true",
         help="also write OUTPUT/ranking.csv and .png: which scan to label next (3 times the time)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=ENDINGS,
+        default="nifti",
+        help="of the masks; dicom-seg: OUTPUT/<case>.dcm, for DICOM scans (default: nifti)",
     )
     parser.add_argument(
         "--preview", action="store_true", help="also write OUTPUT/preview/<case>.png"
@@ -124,9 +129,15 @@ class Segmenter:
         self.names = self._preparation.named(config.model.classes)
 
     def segment(self, name: str, ready: ReadyScan, advance: Callable[[float], object]) -> None:
-        """Writes the mask of a scan, last of all that is written for it."""
-        config, preparation, folder = self._config, self._preparation, self._folder
-        scan, turned, image = ready.scan, ready.turned, ready.image
+        """Writes the mask of a scan, last of all that is written for it.
+
+        Raises:
+          ValueError: a DICOM segmentation is asked for, of a scan that is no DICOM.
+        """
+        if self._folder.form == "dicom-seg":
+            series_of(ready)  # before the network is at work
+        config, folder = self._config, self._folder
+        turned, image = ready.turned, ready.image
         patch, stride = prediction.window_rows(config)
         describe = self._describe
         passes = 1 if describe is None else 1 + len(ranking.MIRRORED)
@@ -140,40 +151,16 @@ class Segmenter:
             advance=lambda share: advance(share / passes),
         )
         found = segmented(image, uncertainty=True, probabilities="probabilities" in self._beside)
-        assert found.uncertainty is not None
         label = found.label
         if config.evaluation.largest_component:
             label = keep_largest_components(label, config.evaluation.largest_component)
 
-        def write(path: pathlib.Path, array: np.ndarray, **more: Any) -> None:
-            own = array if scan.prepared else preparation.turned_back(array, scan)
-            writers.write(path, own, scan, **more)
-
-        shown = turned if turned.ndim == 3 else turned[..., 0]
         if describe is not None:
+            shown = turned if turned.ndim == 3 else turned[..., 0]
             known = ranking.gather(segmented, describe, image, found, shown)
             ranking_page.write_record(folder.beside("ranking", name), *known)
-        if "uncertainty" in self._beside:
-            write(folder.beside("uncertainty", name), found.uncertainty)
-        if found.probabilities is not None:
-            write(folder.beside("probabilities", name), found.probabilities, scale=1 / LEVELS)
-        rows = measure(
-            name, shown, label, found.uncertainty, names=self.names, voxel_ml=ready.voxel_ml
-        )
-        write_measurements(folder.beside("measurements", name), rows)
-        if "preview" in self._beside:
-            # Here, so that masks alone need no plotting library.
-            from cifp_jax.reports.previews import draw_preview
-
-            draw_preview(
-                folder.beside("preview", name),
-                shown,
-                label,
-                found.uncertainty,
-                spacing=ready.spacing,
-                names=dict(enumerate(self.names.values())),
-            )
-        write(folder.mask(name), preparation.to_mask(label), names=self.names)
+        found = found._replace(label=label)
+        write_scan(folder, name, ready, found, self._preparation, self.names, self._beside)
 
 
 def _segment_all(
@@ -241,7 +228,9 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     for line in file_report.summarize(ignored):
         CONSOLE.print(line)
     beside = [name for name in BESIDE if getattr(arguments, name)]
-    folder = MaskFolder(output, beside=[*beside, *(["ranking"] if arguments.rank else [])])
+    folder = MaskFolder(
+        output, arguments.format, [*beside, *(["ranking"] if arguments.rank else [])]
+    )
     folder.claim(network, scans, overwrite=arguments.overwrite)
     predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
     describe = embedding.make_describer(config)(variables) if arguments.rank else None
@@ -251,14 +240,7 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
         what = "a mask and a score" if arguments.rank else "a mask"
         CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have {what} already")
     failures = _segment_all(config, segmenter, left, arguments.jobs)
-    uses = [
-        use
-        for name, sources in scans.items()
-        for source in sources
-        for use in file_report.uses_of(
-            discovery.files_of(source), name, "image", failures.get(name, "")
-        )
-    ]
+    uses = file_report.uses_of_scans(scans, failures)
     file_report.write_report(output / "files.csv", uses, ignored)
     tables = [folder.beside("measurements", name) for name in sorted(scans)]
     join_measurements(output / "measurements.csv", [path for path in tables if path.exists()])

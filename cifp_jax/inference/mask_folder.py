@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cifp_jax.files import write_json
+from cifp_jax.scans.discovery import MASKS_MARK
 
-_NETWORK = "network.json"
 ENDINGS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 
 
@@ -23,11 +23,11 @@ class MaskFolder:
           beside: folders of further files of each scan, with the name of the scan:
             probabilities, uncertainty, preview, ranking.
         """
-        self.path, self._ending, self._beside = path, ENDINGS[form], tuple(beside)
+        self.path, self.form, self._beside = path, form, tuple(beside)
 
     def mask(self, name: str) -> pathlib.Path:
         """The file of a scan's mask."""
-        return self.path / f"{name}{self._ending}"
+        return self.path / f"{name}{ENDINGS[self.form]}"
 
     def beside(self, kind: str, name: str) -> pathlib.Path:
         """A further file of a scan."""
@@ -50,7 +50,7 @@ class MaskFolder:
         Raises:
           ValueError: it holds masks of another network that would stay.
         """
-        file = self.path / _NETWORK
+        file = self.path / MASKS_MARK
         there = sorted(p for ending in ENDINGS.values() for p in self.path.glob(f"*{ending}"))
         if there and (not file.is_file() or json.loads(file.read_text()) != network):
             if not overwrite:

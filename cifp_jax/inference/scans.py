@@ -17,12 +17,14 @@ class ReadyScan(NamedTuple):
     """A scan that is ready for the network.
 
     Attributes:
+      source: its files, or those of its first channel.
       scan: as it was read.
       turned: its array with the axes of the record, at its own resolution.
       spacing: of `turned`, mm.
       image: the record.
     """
 
+    source: Source
     scan: Volume
     turned: Shaped[np.ndarray, "a b c *channels"]
     spacing: tuple[float, ...]
@@ -46,7 +48,9 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
     """
     scan = readers.read_channels(sources, config.data.channels)
     if scan.prepared:
-        return ReadyScan(scan, scan.array, scan.spacing, scan.array.astype(np.float32))
+        return ReadyScan(sources[0], scan, scan.array, scan.spacing, scan.array.astype(np.float32))
     prepare = preparation(config)
     spacing = tuple(scan.spacing[prepare.source_axis(scan, i)] for i in range(3))
-    return ReadyScan(scan, prepare.turned(scan.array, scan), spacing, prepare.image(scan))
+    return ReadyScan(
+        sources[0], scan, prepare.turned(scan.array, scan), spacing, prepare.image(scan)
+    )

@@ -243,27 +243,44 @@ def _pixels(files: Sequence[pathlib.Path], fractional: bool) -> Shaped[np.ndarra
     return sitk.GetArrayFromImage(reader.Execute()).T
 
 
-def read_series(series: Series) -> Volume:
-    """Reads the slices of a series, or a multi-frame file, as one volume of stored or Hounsfield
-    units.
+def open_stack(
+    series: Series,
+) -> tuple[list[pydicom.Dataset], list[int], Float[np.ndarray, "4 4"]]:
+    """The headers of a series, the order of its slices along their normal, and their affine.
+
+    Returns:
+      A header for each file, in their order; for each z the number of the file, or of the frame;
+      voxel (x, y, z) to RAS mm.
 
     Raises:
-      ValueError: the slices make no regular grid, or the file is a mask, in colour or no image.
+      ValueError: the slices make no regular grid, or a file is a mask, in colour or no image.
     """
-    headers = [read_header(file) for file in series.files]
-    for file, header in zip(series.files, headers, strict=True):
+    headers: list[pydicom.Dataset] = []
+    for file in series.files:
+        header = read_header(file)
         if header is None:
             refuse(file, "it is no whole DICOM file. Copy it again.")
         if why := why_no_scan(header):
             refuse(file, f"it is {why}. Name a scan.")
+        headers.append(header)
     planes = [plane for header in headers for plane in _planes(header)]
     order, affine = _stack(series.path, planes, _thickness(headers[0]))
-    if len(planes) > len(headers):
+    return headers, order, LPS @ affine
+
+
+def read_series(series: Series) -> Volume:
+    """Reads the slices of a series, or a multi-frame file, in Hounsfield units where it is a CT.
+
+    Raises:
+      ValueError: as `open_stack`.
+    """
+    headers, order, affine = open_stack(series)
+    if len(order) > len(headers):
         image = highdicom.imread(series.files[0])
         volume = image.get_volume(dtype=np.float32, apply_real_world_transform=False)
-        volume = volume.flip_spatial(0)  # it runs against the normal
-        return Volume(volume.array.T, (LPS @ volume.affine)[:, [2, 1, 0, 3]], series.path)
+        # Its axes are (z, y, x), and it runs against the normal.
+        return Volume(volume.array[::-1].T, affine, series.path)
     slopes = {float(header.get("RescaleSlope", 1)) for header in headers}
     fractional = len(slopes) > 1 or any(slope % 1 for slope in slopes)
     array = _pixels([series.files[i] for i in order], fractional)
-    return Volume(array, LPS @ affine, series.path)
+    return Volume(array, affine, series.path)

@@ -10,6 +10,7 @@ from cifp_jax.scans import dicom, readers, segmentations
 from cifp_jax.scans.readers import Source
 from cifp_jax.scans.segmentations import Segmentation
 
+MASKS_MARK = "network.json"  # which `predict` leaves among its masks
 # What stands beside these files belongs to them.
 _PARTNERS = {
     ".hdr": (".img",),
@@ -38,9 +39,17 @@ class Found(NamedTuple):
 def _walk(
     folder: pathlib.Path, leave_out: Collection[pathlib.Path], above: tuple[pathlib.Path, ...] = ()
 ) -> Iterator[list[pathlib.Path]]:
-    """The files of a folder, then those of each folder below it; links are followed."""
+    """The files of a folder, then those of each folder below it; links are followed.
+
+    A folder that is not looked into stands for its files: one that may not be read, or of masks
+    that `predict` wrote. If that is the first one, it has its masks, but not what is beside them.
+    """
     own = folder.resolve()
     if own in above or own in leave_out:
+        return
+    of_masks = (folder / MASKS_MARK).is_file()
+    if of_masks and above:
+        yield [folder]
         return
     try:
         entries = sorted(folder.iterdir())
@@ -48,6 +57,8 @@ def _walk(
         yield [folder]
         return
     yield [path for path in entries if not path.is_dir()]
+    if of_masks:
+        return
     for path in entries:
         if path.is_dir() and not path.name.startswith("."):
             yield from _walk(path, leave_out, (*above, own))
@@ -70,7 +81,8 @@ def _why_unknown(path: pathlib.Path) -> str:
     if path.name.startswith("."):
         return "a hidden file"
     if path.is_dir():
-        return "a folder that may not be read"
+        of_masks = (path / MASKS_MARK).is_file()
+        return "a folder of masks" if of_masks else "a folder that may not be read"
     if not path.exists():
         return "a link that leads nowhere"
     for ending, others in _PARTNERS.items():

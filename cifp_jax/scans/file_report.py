@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from cifp_jax.files import whole
+from cifp_jax.scans.discovery import files_of
+from cifp_jax.scans.readers import Source
 
 _SHOWN = 3  # names of files on one line
 
@@ -35,6 +37,18 @@ def uses_of(
     """Of the files of a case: refused where there is a `problem`, else used."""
     use = "refused" if problem else "used"
     return [FileUse(file, use, case, role, problem or doubt) for file in files]
+
+
+def uses_of_scans(
+    scans: Mapping[str, Iterable[Source]], problems: Mapping[str, str]
+) -> list[FileUse]:
+    """Of the files of scans without masks, with what is wrong with some of the scans."""
+    return [
+        use
+        for name, sources in scans.items()
+        for source in sources
+        for use in uses_of(files_of(source), name, "image", problems.get(name, ""))
+    ]
 
 
 def write_report(

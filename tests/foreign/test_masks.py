@@ -65,6 +65,15 @@ def test_another_network_does_not_add_to_old_masks(run, tmp_path, monkeypatch, c
     assert call(run, folder, out, "--flips") == 1  # other options, other masks
 
 
+def test_masks_are_not_segmented_as_scans(run, tmp_path, capsys):
+    folder = scans(tmp_path / "in", "a")
+    assert call(run, folder, folder / "masks", "--uncertainty") == 0
+    capsys.readouterr()
+    assert call(run, folder, tmp_path / "out") == 0
+    assert "ignored 1: a folder of masks (masks)" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]
+
+
 def test_masks_of_nobody_knows_whom(run, tmp_path, capsys):
     folder = scans(tmp_path / "in", "a")
     scans(tmp_path / "out", "a")
