@@ -5,6 +5,7 @@ import errno
 import json
 import pathlib
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -86,6 +87,18 @@ def staged(folder: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
             if made:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # where nothing was written
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder where it is missing.
+
+    Raises:
+      OSError: it may not be written, or the disk is full, with the remedy.
+    """
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path) as probe:
+            probe.write(bytes(4096))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -180,3 +180,8 @@ def test_geometry_is_compared_by_corners(tmp_path):
         volumes.check_same_geometry(volume, dataclasses.replace(mask, array=ARRAY[:, :, :3]))
     with pytest.raises(ValueError, match="grid of"):
         writers.write(tmp_path / "x.nii", ARRAY[:1], volume)
+
+
+def test_a_missing_channel_is_no_series_in_time(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.nii: it is 1 of 2 channels.*<case>_0001"):
+        readers.read_channels([nifti(tmp_path / "a.nii")], 2)

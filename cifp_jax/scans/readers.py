@@ -198,7 +198,13 @@ def read_channels(sources: Sequence[Source], channels: int) -> Volume:
             check_same_geometry(first, volume)
         first = dataclasses.replace(first, array=np.stack([v.array for v in volumes], axis=-1))
     found = first.array.shape[3] if first.array.ndim == 4 else 1
-    if first.array.ndim > 4 or found != channels:
+    if found < channels:
+        refuse(
+            first.path,
+            f"it is {found} of {channels} channels. Name the files of a case <case>_0000, "
+            f"<case>_0001, ..., or leave this scan out.",
+        )
+    if found > channels:
         refuse(
             first.path,
             f"it holds {found} volumes, where {channels} channel(s) are due. Of a series in time, "

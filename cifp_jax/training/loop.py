@@ -13,6 +13,7 @@ from clu.parameter_overview import count_parameters
 from cifp_jax import parallel
 from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
+from cifp_jax.files import make_folder
 from cifp_jax.inference import prediction
 from cifp_jax.training import build, checks, run_folder, scoring
 from cifp_jax.training.checkpoint import Checkpoints
@@ -108,7 +109,7 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
             path = pathlib.Path(config.training.init_from)
             state = run_folder.start_from(path, config, state)
             CONSOLE.print(f"started from the network of {path}")
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         (workdir / "config.json").write_text(build.describe(config))
         first = int(state.step)
         with MetricWriter(workdir, first) as writer, _stop_on_signal() as stop:
@@ -157,6 +158,8 @@ def _take_steps(run: Run) -> int:
         state, metrics = train_step(state, batch, run.scans)
         step += 1
         pending.append(metrics)
+        if step == first + 1:
+            progress.started(step, step + -step % training.log_every)
         if step % training.log_every == 0:
             scalars = _means(pending)
             pending = []
