@@ -1,9 +1,10 @@
 """Segments scans: `python -m cifp_jax.predict --weights=RUN INPUT OUTPUT`.
 
-INPUT is a scan (NIfTI, NRRD, a folder of DICOM slices, or a prepared HDF5 file) or a folder of
-them, with the channels of a scan as `<case>_0000`, `<case>_0001`, ... OUTPUT is a folder, which
-gets `<case>.nii.gz` for each: a mask on the scan's own grid. Given again, the command goes on with
-what is missing. The training data is not needed.
+INPUT is a scan (NIfTI, NRRD, MetaImage, MGZ, DICOM, or a prepared HDF5 file) or a folder that is
+looked through for them, with the channels of a scan as `<case>_0000`, `<case>_0001`, ... OUTPUT is
+a folder, which gets `<case>.nii.gz` for each, a mask on the scan's own grid, `measurements.csv`
+with the volume of each structure, and `files.csv`, which says of every file whether it was used.
+Given again, the command goes on with what is missing. The training data is not needed.
 
 With --rank it also says which of the scans to label next: OUTPUT/ranking.csv, best first, and
 OUTPUT/ranking.png with the first twelve. The rule is that of `cifp_jax.evaluation.ranking`.
@@ -78,7 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--format",
         choices=ENDINGS,
         default="nifti",
-        help="of the masks; dicom-seg: OUTPUT/<case>.dcm, for DICOM scans (default: nifti)",
+        help="of the masks: nifti, or dicom-seg: OUTPUT/<case>.dcm, for DICOM scans",
     )
     parser.add_argument(
         "--preview", action="store_true", help="also write OUTPUT/preview/<case>.png"
@@ -87,11 +88,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--overwrite", action="store_true", help="make masks anew that are there already"
     )
     parser.add_argument(
-        "--device", choices=host.DEVICES, help="what computes (default: an accelerator if there is)"
+        "--device",
+        choices=host.DEVICES,
+        help="cpu, gpu or tpu (default: an accelerator where there is one)",
     )
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="scans read ahead, each in memory (default: 1)"
-    )
+    parser.add_argument("--jobs", type=int, default=1, help="scans read ahead, each in memory")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1.")

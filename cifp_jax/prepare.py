@@ -1,8 +1,9 @@
 """Makes a data set for training: `python -m cifp_jax.prepare RAW OUTPUT`.
 
 RAW is a folder of nnU-Net or of the Medical Segmentation Decathlon (with `dataset.json`), the raw
-ACDC or LA challenge, or any folder of scans together with `--masks=FOLDER`. Scans are NIfTI, NRRD
-or folders of DICOM slices. OUTPUT gets the arrays, the lists, `fingerprint.json` and `config.py`:
+ACDC or LA challenge, or any folder of scans together with `--masks=FOLDER`, which may be the same.
+Scans are NIfTI, NRRD, MetaImage, MGZ or DICOM. OUTPUT gets the arrays, the lists,
+`fingerprint.json`, `files.csv` (which file was used, and why not) and `config.py`, all or none:
 
     python -m cifp_jax.main --config=OUTPUT/config.py
 """
@@ -63,9 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="LA: cut scans around their true mask as the field does, which tells where it is",
     )
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="scans read at once, each in memory (default: 1)"
-    )
+    parser.add_argument("--jobs", type=int, default=1, help="scans read at once, each in memory")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1.")
