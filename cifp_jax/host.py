@@ -15,7 +15,8 @@ import jax
 
 # Parameters of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 DEVICES = ("cpu", "gpu", "tpu")
 _CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 

@@ -34,7 +34,6 @@ from cifp_jax.scans import (
 )
 from cifp_jax.scans.fingerprint import CaseFacts
 from cifp_jax.scans.raw_folders import RawCase, RawData
-from cifp_jax.scans.segmentations import Segmentation
 
 CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
 _Item = TypeVar("_Item")
@@ -106,8 +105,7 @@ def _uses(case: RawCase, problem: str, doubt: str) -> list[file_report.FileUse]:
     images = [file for source in case.images for file in discovery.files_of(source)]
     uses = file_report.uses_of(images, case.name, "image", problem)
     if case.label is not None:
-        segmented = isinstance(case.label, Segmentation)
-        masks = (case.label.path,) if segmented else discovery.files_of(case.label)
+        masks = discovery.files_of(case.label)
         uses += file_report.uses_of(masks, case.name, "mask", problem, doubt)
     return uses
 

@@ -123,7 +123,8 @@ def shapes_of(
     made: Any = jax.eval_shape(
         lambda key, x: model.init(key, x, train=False), jax.random.key(0), image
     )
-    return {path: leaf.shape for path, leaf in flatten_dict(made).items()}
+    flat: dict[Any, Any] = flatten_dict(made)
+    return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def misfit(variables: Mapping[str, Any], shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> str:

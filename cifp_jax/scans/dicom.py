@@ -136,19 +136,18 @@ def _planes(header: pydicom.Dataset) -> list[_Plane]:
     reference = str(header.get("FrameOfReferenceUID", ""))
     names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
     if "PerFrameFunctionalGroupsSequence" not in header:
-        own = (header.get(name) for name in names)
+        position, orientation, spacing = (header.get(name) for name in names)
         frames = int(header.get("NumberOfFrames") or 1)
-        return [_Plane(*own, sides, reference)] * frames
+        return [_Plane(position, orientation, spacing, sides, reference)] * frames
     places = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     shared = header.get("SharedFunctionalGroupsSequence", ())
-    return [
-        _Plane(
-            *(_first((own, *shared), *pair) for pair in zip(places, names, strict=True)),
-            sides,
-            reference,
+    planes = []
+    for own in header.PerFrameFunctionalGroupsSequence:
+        position, orientation, spacing = (
+            _first((own, *shared), *pair) for pair in zip(places, names, strict=True)
         )
-        for own in header.PerFrameFunctionalGroupsSequence
-    ]
+        planes.append(_Plane(position, orientation, spacing, sides, reference))
+    return planes
 
 
 def _thickness(header: pydicom.Dataset) -> float:

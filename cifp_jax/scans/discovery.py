@@ -159,6 +159,8 @@ def _add(found: Found, named: list[tuple[str, Source]]) -> None:
             found.scans[name] = source
 
 
-def files_of(source: Source) -> tuple[pathlib.Path, ...]:
-    """The files of a scan."""
+def files_of(source: Source | Segmentation) -> tuple[pathlib.Path, ...]:
+    """The files of a scan or a mask."""
+    if isinstance(source, Segmentation):
+        return (source.path,)
     return source.files if isinstance(source, dicom.Series) else (source,)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,8 +90,7 @@ def read_pair(
         )
     if case.label is None:
         return scan, None
-    segmented = isinstance(case.label, Segmentation)
-    if segmented:
+    if segmented := isinstance(case.label, Segmentation):
         mask = segmentations.read(case.label, {name: value for value, name in labels.items()})
     else:
         mask = readers.read(case.label)
@@ -186,7 +185,7 @@ def doubts(facts: CaseFacts) -> str:
     return f"label {', '.join(map(str, single))} fills one voxel" if single else ""
 
 
-def summary(facts: list[CaseFacts]) -> dict[str, Any]:
+def summary(facts: Sequence[CaseFacts]) -> dict[str, Any]:
     """`fingerprint.json`: the whole set, then case by case.
 
     Spacings are in mm along right, anterior, superior; intensities as in the files.

@@ -66,9 +66,8 @@ def _part_masks(found: Found) -> tuple[dict[str, Source], dict[str, Source | Seg
 def masks_left_out(masks: Mapping[str, Source | Segmentation]) -> dict[pathlib.Path, str]:
     left_out: dict[pathlib.Path, str] = {}
     for mask in masks.values():
-        segmented = isinstance(mask, Segmentation)
-        files = (mask.path,) if segmented else discovery.files_of(mask)
-        left_out.update(dict.fromkeys(files, _SEGMENTATION if segmented else _A_MASK))
+        why = _SEGMENTATION if isinstance(mask, Segmentation) else _A_MASK
+        left_out.update(dict.fromkeys(discovery.files_of(mask), why))
     return left_out
 
 

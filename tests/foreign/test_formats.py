@@ -1,10 +1,13 @@
 """Formats beside NIfTI and DICOM, and files that do not say where they lie."""
 
+from typing import Any
+
 import nibabel
 import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nibabel.openers import Opener
 
 from cifp_jax.scans import readers
 from cifp_jax.scans.preparation import Preparation
@@ -25,7 +28,8 @@ def test_metaimage(tmp_path, name):
 
 
 def test_mgz(tmp_path):
-    nibabel.save(nibabel.MGHImage(ARRAY, OBLIQUE), tmp_path / "a.mgz")
+    array: Any = ARRAY
+    nibabel.save(nibabel.MGHImage(array, OBLIQUE), tmp_path / "a.mgz")
     volume = readers.read(tmp_path / "a.mgz")
     np.testing.assert_array_equal(volume.array, ARRAY)
     np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
@@ -76,7 +80,7 @@ def test_a_scan_larger_than_memory_is_named(tmp_path):
     header.set_data_shape((30000, 30000, 30000))
     header.set_data_dtype(np.float64)
     header.set_sform(np.eye(4), 1)
-    with nibabel.openers.Opener(str(tmp_path / "a.nii.gz"), "wb") as file:
+    with Opener(str(tmp_path / "a.nii.gz"), "wb") as file:
         file.write(header.binaryblock + bytes(1000))
     with pytest.raises(ValueError, match=r"a\.nii\.gz: it .*(memory|cut off).*Copy it again") as e:
         readers.read(tmp_path / "a.nii.gz")

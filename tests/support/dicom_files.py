@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 STEP = 3.0  # mm between slices
 # (x, y, z): 4 x 5 pixels of 0.5 x 2 mm, six slices.
@@ -17,8 +17,8 @@ AFFINE[:3, 3] = (10, 20, 30)
 
 def _image(path: pathlib.Path, instance: str, series: str, storage: str) -> FileDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = storage
-    meta.MediaStorageSOPInstanceUID = instance
+    meta.MediaStorageSOPClassUID = UID(storage)
+    meta.MediaStorageSOPInstanceUID = UID(instance)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     image.SOPClassUID, image.SOPInstanceUID = storage, instance
