@@ -65,7 +65,8 @@ def write_evaluation(
     Args:
       evaluation: the figures.
       folder: made where it is missing.
-      facts: what the figures depend on, for the summary: list, checkpoint rule, step, weights, ...
+      facts: what the figures depend on, for the summary: list, checkpoint rule, step, weights, ...;
+        `names` of the classes where they have any.
 
     Returns:
       The summary, see `summarize`.
@@ -94,6 +95,11 @@ def reported_summary(summaries: Mapping[str, Any]) -> dict[str, Any]:
     return next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])
 
 
+def class_name(facts: Mapping[str, Any], k: object) -> str:
+    """What a class is called in tables: by the `names` of a summary's facts, else its number."""
+    return facts.get("names", {}).get(str(k), str(k))
+
+
 def figure_texts(part: Mapping[str, Any]) -> list[str]:
     """`mean ± std` of each of `FIGURES`, and `missed`, of a part of a summary."""
     values = [f"{part[name]['mean']:.2f} ± {part[name]['std']:.2f}" for name in FIGURES]
@@ -114,7 +120,8 @@ def print_table(
         table.add_row(f"{name}{mark}", step, "all", *figure_texts(summary["overall"]), style=style)
         if len(summary["classes"]) > 1:
             for k, part in summary["classes"].items():
-                table.add_row("", "", k, *figure_texts(part), style="dim")
+                own = class_name(summary["facts"], k)
+                table.add_row("", "", own, *figure_texts(part), style="dim")
         table.add_section()
     console.print(table)
 

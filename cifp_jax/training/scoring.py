@@ -139,6 +139,15 @@ def _checkpoint_networks(config: Config, checkpoints: Checkpoints) -> Iterator[_
             yield _Network(rule, predictor(variables), facts)
 
 
+def class_names(config: Config) -> dict[str, dict[str, str]]:
+    """For the facts of a summary: what each class is called, and its value in masks."""
+    prepared = prediction.preparation(config)
+    if not prepared.label_names:
+        return {}
+    named = prepared.named(config.model.classes)
+    return {"names": {str(k): f"{name} ({v})" for k, (v, name) in enumerate(named.items())}}
+
+
 def _score(
     config: Config,
     networks: Iterable[_Network],
@@ -179,7 +188,9 @@ def _score(
             key, evaluation = f"{network.name}/{name}", done[again]
             evaluations[key] = evaluation
             summaries[key] = write_evaluation(
-                evaluation, folder / key, facts={"list": name, **network.facts}
+                evaluation,
+                folder / key,
+                facts={"list": name, **class_names(config), **network.facts},
             )
             if network.facts["reported"]:
                 worst = evaluation.worst_first()[: config.evaluation.overlays]

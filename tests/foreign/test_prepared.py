@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cifp_jax import prepare
+from cifp_jax.config import default_config
 from cifp_jax.data import sources
 from cifp_jax.scans import volumes
 from cifp_jax.scans.volumes import Volume
-from cifp_jax.training import build
+from cifp_jax.training import build, scoring
 from tests.support.scans import ANISOTROPIC, config_of, mask, nifti, scan
 
 
@@ -189,3 +190,18 @@ def test_a_folder_that_may_not_be_written(tmp_path, capsys):
     assert run(root, tmp_path / "file/out") == 1
     printed = capsys.readouterr().out
     assert "file/out: it may not be written, or name another folder" in printed
+
+
+def test_figures_name_the_values_of_masks(tmp_path):
+    root = plain(tmp_path / "in", count=1)
+    save(root / "p0_seg.nii.gz", 100 * mask(0))
+    assert run(root, tmp_path / "out") == 0
+    names = {"0": "background (0)", "1": "label 100 (100)", "2": "label 200 (200)"}
+    assert scoring.class_names(config_of(tmp_path / "out")) == {"names": names}
+    assert scoring.class_names(default_acdc()) == {}
+
+
+def default_acdc():
+    config = default_config()
+    config.data.name = "acdc"
+    return config
