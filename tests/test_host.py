@@ -5,6 +5,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -162,6 +163,7 @@ def test_jobs_keep_the_order_and_do_not_run_far_ahead():
 
     results = host.in_order(slow, range(20), 3)
     assert [next(results) for _ in range(4)] == [0, 1, 4, 9]
+    time.sleep(0.1)  # whatever was handed out has started by then
     assert max(started) <= 3 + 3  # each waiting result is held in memory
     assert list(results) == [i * i for i in range(4, 20)]
     assert list(host.in_order(slow, [3, 2], 1)) == [9, 4]

@@ -39,6 +39,22 @@ def image_shape(case: Case) -> tuple[int, ...]:
         _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
 
 
+def spacing(case: Case) -> tuple[float, ...] | None:
+    """Distance between neighbouring voxels along each axis, mm; None where the file has no affine.
+
+    Raises:
+      ValueError: the file cannot be read as HDF5.
+    """
+    try:
+        with h5py.File(case.path) as file:
+            affine = file.attrs.get("affine")
+    except OSError as error:
+        _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
+    if affine is None:
+        return None
+    return tuple(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).tolist())
+
+
 def scan_shape(case: Case, downsample: int = 1) -> tuple[int, ...]:
     """Shape of a scan as `read_case` gives it, from its file's header.
 

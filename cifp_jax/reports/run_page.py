@@ -15,7 +15,7 @@ from cifp_jax.evaluation.calibration import BINS
 from cifp_jax.evaluation.evaluate import FIGURES, Evaluation
 from cifp_jax.files import write_text
 from cifp_jax.reports import html
-from cifp_jax.reports.summaries import TITLES, class_name, figure_texts
+from cifp_jax.reports.summaries import TITLES, class_name, distance_unit, figure_texts
 
 _PACKAGES = ("cifp-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -92,7 +92,10 @@ def _cases(evaluation: Evaluation, facts: Mapping[str, Any]) -> str:
         values += [tables["hd95"][i].mean(), tables["asd"][i].mean()]
         missed = str(int(tables["missed"][i].sum()))
         rows.append([names[i], *(f"{v:.2f}" for v in values), missed, f"{seconds[i]:.2f}"])
-    caption = "Figures of a case are means over its foreground classes; 95HD and ASD in voxels."
+    caption = (
+        f"Figures of a case are means over its foreground classes; 95HD and ASD in "
+        f"{distance_unit(facts)}."
+    )
     return html.table(head, rows, caption=caption)
 
 
@@ -161,7 +164,8 @@ def _checkpoints(summaries: Mapping[str, Mapping[str, Any]]) -> str:
             ]
     facts = next(iter(summaries.values()))["facts"]
     caption = (
-        f"Mean ± standard deviation over cases; 95HD and ASD in voxels. Bold: reported. "
+        f"Mean ± standard deviation over cases; 95HD and ASD in {distance_unit(facts)}. Bold: "
+        f"reported. "
         f"Protocol {facts['protocol']}; distance of a missed class: {facts['empty']}; largest "
         f"component only: {facts['largest_component'] or 'no'}."
     )

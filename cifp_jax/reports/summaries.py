@@ -40,7 +40,7 @@ def summarize(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any
         "facts": {
             "protocol": PROTOCOL,
             "cases": len(evaluation.seconds()),
-            "units": {"dice": "%", "jaccard": "%", "hd95": "voxel", "asd": "voxel"},
+            "units": {"dice": "%", "jaccard": "%", "hd95": evaluation.unit, "asd": evaluation.unit},
             **facts,
             **rules,
         },
@@ -100,6 +100,11 @@ def class_name(facts: Mapping[str, Any], k: object) -> str:
     return facts.get("names", {}).get(str(k), str(k))
 
 
+def distance_unit(facts: Mapping[str, Any]) -> str:
+    """The unit of 95HD and ASD in a sentence, by the facts of a summary: voxels or mm."""
+    return "mm" if facts["units"]["hd95"] == "mm" else "voxels"
+
+
 def figure_texts(part: Mapping[str, Any]) -> list[str]:
     """`mean ± std` of each of `FIGURES`, and `missed`, of a part of a summary."""
     values = [f"{part[name]['mean']:.2f} ± {part[name]['std']:.2f}" for name in FIGURES]
@@ -110,7 +115,8 @@ def print_table(
     console: Console, summaries: Mapping[str, Mapping[str, Any]], title: str = ""
 ) -> None:
     """Prints summaries one below the other: overall, then by class. The reported one is bold."""
-    table = Table(title=title, caption="mean ± std over cases; 95HD and ASD in voxels")
+    units = " or ".join(sorted({distance_unit(s["facts"]) for s in summaries.values()}))
+    table = Table(title=title, caption=f"mean ± std over cases; 95HD and ASD in {units}")
     for column in ("", "step", "class", *TITLES.values(), "missed"):
         table.add_column(column, justify="left" if column in ("", "class") else "right")
     for name, summary in summaries.items():
@@ -131,7 +137,7 @@ def print_comparison(console: Console, summaries: Mapping[str, Mapping[str, Any]
     facts = next(iter(summaries.values()))["facts"]
     table = Table(
         title=f"{facts['cases']} {facts.get('list', '')} cases",
-        caption="mean ± std over cases; 95HD and ASD in voxels",
+        caption=f"mean ± std over cases; 95HD and ASD in {distance_unit(facts)}",
     )
     for column in ("method", "step", *TITLES.values(), "missed"):
         table.add_column(column, justify="left" if column == "method" else "right")

@@ -42,6 +42,7 @@ def score_cases(config: Config, predict: Predict, cases: Sequence[sources.Case])
         classes=config.model.classes,
         empty=config.evaluation.empty,
         largest_component=config.evaluation.largest_component,
+        spacing=sources.spacing,
     )
 
 

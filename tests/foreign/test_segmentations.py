@@ -46,6 +46,18 @@ def test_what_is_written_is_read(tmp_path, make):
     np.testing.assert_allclose(placed.affine, AFFINE, atol=1e-9)
 
 
+def test_a_mask_of_the_middle_is_put_in_its_place(tmp_path):
+    """Frames without a segment are not stored, so that the file covers a part of the scan."""
+    source = scan_of(series(tmp_path / "scan"))
+    label = np.zeros(STACK.shape, np.uint8)
+    label[1, 2, 3] = label[3, 4, 4] = 7
+    segmentations.write(tmp_path / "mask.dcm", label, source, NAMES)
+    mask = read_back(tmp_path / "mask.dcm")
+    assert mask.array.shape == (4, 5, 2)
+    placed = volumes.on_grid_of(readers.read(source), mask, partial=True)
+    np.testing.assert_array_equal(placed.array, label)
+
+
 def test_it_refers_to_the_patient_and_the_slices(tmp_path):
     source = scan_of(series(tmp_path / "scan"))
     segmentations.write(tmp_path / "mask.dcm", VALUES[CLASSES], source, NAMES)
