@@ -143,8 +143,7 @@ def _write(
         lists = prepared.share_out(facts, names, arguments.validation)
         # The two training lists in one, for tools that want that.
         both = lists[prepared.LAYOUT.train_list] + lists[prepared.LAYOUT.unlabeled_list]
-        lists["train.list"] = both
-        for listing, listed in lists.items():
+        for listing, listed in {**lists, "train.list": both}.items():
             files.write_list(stage / listing, listed)
         files.write_json(stage / "fingerprint.json", found)
         doubts = {fact.case.name: fingerprint.doubts(fact) for fact in facts}

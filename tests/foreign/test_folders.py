@@ -35,7 +35,7 @@ def cases(folder, **more):
     return sorted(raw_folders.find_scans(folder, **more).cases)
 
 
-def test_scans_and_masks_in_one_folder(tmp_path):
+def test_scans_and_masks_in_one_folder(tmp_path, capsys):
     """No scan becomes its own mask, and no mask a scan."""
     folder, out = tmp_path / "all", tmp_path / "out"
     for i in range(3):
@@ -44,6 +44,8 @@ def test_scans_and_masks_in_one_folder(tmp_path):
     save(folder / "p1-label.nii.gz", mask(1))
     assert prepare.main([str(folder), str(out), f"--masks={folder}", "--memory=1"]) == 0
     assert (listed(out, "labelled"), listed(out, "unlabelled")) == (["p0", "p1"], ["p2"])
+    counts = "2 labelled, 1 unlabelled, 0 validation, 0 test. Classes:"
+    assert f"{out}: {counts}" in capsys.readouterr().out
     found = json.loads((out / "fingerprint.json").read_text())
     assert sorted(found["values"]) == ["0", "1", "2"]
     told = rows(out)
