@@ -126,7 +126,10 @@ def discover(path: pathlib.Path, leave_out: Collection[pathlib.Path] = ()) -> Fo
         for file in files:
             hidden = file.name.startswith(".")
             if not hidden and readers.suffix(file) not in ("", *dicom.SUFFIXES) and file.exists():
-                named.append((_name(path, file), file))
+                if path.is_dir() and readers.is_slice(file):
+                    found.ignored[file] = "a slice of a prepared volume"
+                else:
+                    named.append((_name(path, file), file))
                 continue
             header = None if hidden else dicom.read_header(file)
             if header is None:

@@ -131,6 +131,18 @@ def stem(path: pathlib.Path) -> str:
     return path.name[: len(path.name) - len(suffix(path))]
 
 
+def is_slice(path: pathlib.Path) -> bool:
+    """Whether a file is a prepared record of one slice, as those that ACDC is trained on."""
+    if suffix(path) not in (".h5", ".hdf5"):
+        return False
+    try:
+        with h5py.File(path) as file:
+            record = file.get("image")
+            return isinstance(record, h5py.Dataset) and record.ndim == 2
+    except OSError:
+        return False  # said when it is read
+
+
 def _open(source: Source) -> Volume:
     if isinstance(source, dicom.Series):
         return dicom.read_series(source)

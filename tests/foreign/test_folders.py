@@ -155,6 +155,17 @@ def test_masks_that_were_written_among_the_scans_are_not_read_again(tmp_path):
     assert cases(tmp_path, leave_out=[tmp_path / "out"]) == ["a"]
 
 
+def test_slices_of_prepared_volumes_are_no_scans(tmp_path):
+    """ACDC's volumes have a folder of their slices beside them."""
+    for name, shape in (("p1.h5", (3, 4, 4)), ("slices/p1_slice_1.h5", (4, 4))):
+        (tmp_path / "slices").mkdir(exist_ok=True)
+        with h5py.File(tmp_path / name, "w") as file:
+            file["image"] = np.zeros(shape)
+    found = raw_folders.find_scans(tmp_path)
+    assert list(found.cases) == ["p1"]
+    assert set(found.ignored.values()) == {"a slice of a prepared volume"}
+
+
 def test_a_data_set_is_no_folder_of_scans(tmp_path):
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match=r"masks among its folders.*imagesTs"):
