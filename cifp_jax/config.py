@@ -43,6 +43,7 @@ def default_config() -> Config:
     config.data = ConfigDict()
     config.data.name = ""  # layout of the files: la, acdc; of your own data: slices, volumes
     config.data.root = ""  # folder that holds the lists
+    config.data.identity = ""  # of a data set of `prepare`, as its arrays say it too; "": unchecked
     config.data.labeled = 8  # labelled patients (LA: scans) from the start of the training list
     config.data.validation = 0  # LA: unlabelled scans set aside from the end of train.list
     config.data.test_list = ""  # file of test cases, or "" for none

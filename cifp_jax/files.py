@@ -5,6 +5,9 @@ import errno
 import fcntl
 import json
 import pathlib
+import shutil
+import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,28 +16,90 @@ import numpy as np
 
 
 @contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Says of an OSError which file could not be written, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 says it in its message only.
+        full = error.errno == errno.ENOSPC or "No space left" in str(error)
+        if full or error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            why = "no room is left on the disk. Free some" if full else "it may not be written"
+            code = errno.ENOSPC if full else error.errno
+            raise OSError(code, f"{path}: {why}, or name another folder.") from error
+        raise
+
+
+@contextlib.contextmanager
 def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a path to write to, and moves it to `path` once the writing has succeeded.
 
     The path given starts with a dot and ends as `path` does, for writers that look at the ending.
+    It is no other process's.
 
     Raises:
-      OSError: naming the file and the remedy where the disk is full.
+      OSError: naming the file and the remedy where the disk is full or may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        # HDF5 says it in its message only.
-        if error.errno != errno.ENOSPC and "No space left" not in str(error):
-            raise
-        raise OSError(
-            errno.ENOSPC, f"{path}: no room is left on the disk. Free some, or name another folder."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged(folder: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
+    """Gives a folder to write to, whose entries take the place of those of `folder` at the end.
+
+    Where that is not reached, `folder` is left as it was.
+
+    Args:
+      folder: made where it is missing.
+      key: the entry without which nobody uses the folder: it goes first and comes last.
+
+    Raises:
+      OSError: naming the folder and the remedy; also where another process is writing to it.
+    """
+    stage, made = folder / ".partial", not folder.exists()
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            stage.mkdir()
+        except FileExistsError as error:
+            raise FileExistsError(
+                f"{stage}: another command is writing to {folder}, or was killed. Once none does, "
+                f"remove this folder."
+            ) from error
+        try:
+            yield stage
+            names = sorted((path.name for path in stage.iterdir()), key=lambda name: name != key)
+            before = stage / ".before"
+            before.mkdir()
+            for name in names:
+                if (folder / name).exists():
+                    (folder / name).rename(before / name)
+            for name in reversed(names):
+                (stage / name).rename(folder / name)
+        finally:
+            shutil.rmtree(stage)
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # where nothing was written
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder where it is missing.
+
+    Raises:
+      OSError: it may not be written, or the disk is full, with the remedy.
+    """
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path) as probe:
+            probe.write(bytes(4096))
 
 
 @contextlib.contextmanager
@@ -47,8 +112,9 @@ def locked(folder: pathlib.Path, holder: str) -> Iterator[None]:
 
     Raises:
       BlockingIOError: another process holds it.
+      OSError: as `make_folder`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

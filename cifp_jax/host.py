@@ -1,17 +1,23 @@
 """What a command asks of its host before JAX starts: cores, memory, compiled programs."""
 
+import collections
+import concurrent.futures
 import ctypes
 import os
 import pathlib
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import jax
 
 # Parameters of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+DEVICES = ("cpu", "gpu", "tpu")
 _CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -24,6 +30,45 @@ def use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder / "cifp_jax"))
+
+
+def in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int
+) -> Iterator[_Result]:
+    """`map`, of which `jobs` items are worked on ahead, in threads; results come in order."""
+    if jobs == 1:
+        yield from map(function, items)
+        return
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        ahead: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) == jobs:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+
+
+def use_device(kind: str | None) -> None:
+    """Segments on all devices of a kind, or of the best kind; call it before any array is made.
+
+    Args:
+      kind: one of `DEVICES`; None: an accelerator where there is one.
+
+    Raises:
+      ValueError: there is none of this kind.
+    """
+    if kind:
+        jax.config.update("jax_platforms", kind)
+    use_cores((), 1)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ValueError(f"--device={kind}: JAX finds no such device here ({error}).") from error
 
 
 def use_cores(sizes: Sequence[int], unit: int) -> None:

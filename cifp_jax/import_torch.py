@@ -13,17 +13,14 @@ import argparse
 import dataclasses
 import importlib
 import pathlib
-import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
-from cifp_jax.inference.weights import Weights, save_weights
-from cifp_jax.models import make_network
+from cifp_jax.inference.weights import Weights, misfit, save_weights, shapes_of
 from cifp_jax.scans import preparation
 
 Tensors = dict[str, np.ndarray]
@@ -124,24 +121,19 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
     )
     kernel = flat["params", "encoder_0", "Conv_0", "kernel"]
     classes = int(flat["params", "head", "bias"].shape[0])
-    model = make_network(name=name, classes=classes, filters=filters)
-    image = jax.ShapeDtypeStruct((1, *(16,) * (kernel.ndim - 2), kernel.shape[-2]), np.float32)
-    wanted: dict[Any, Any] = flatten_dict(
-        jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
-    )
-    for path, shape in wanted.items():
-        if path not in flat or flat[path].shape != shape.shape:
-            found = flat[path].shape if path in flat else None
-            raise ValueError(f"{'/'.join(path)} has shape {found}, where {shape.shape} is due.")
+    network = {"name": name, "classes": classes, "filters": filters}
+    variables = unflatten_dict(flat)
+    if wrong := misfit(variables, shapes_of(network, kernel.ndim - 2, kernel.shape[-2])):
+        raise ValueError(wrong)
     facts = {
-        "network": {"name": name, "classes": classes, "filters": filters},
+        "network": network,
         "data": {"name": data, "patch_size": patch, "downsample": 1},
         "preparation": dataclasses.asdict(prepared),
         "method": "imported from PyTorch",
         "step": None,
         "training_list": {"labeled": [], "unlabeled": []},
     }
-    return Weights(unflatten_dict(flat), facts)
+    return Weights(variables, facts)
 
 
 def read(path: pathlib.Path) -> Tensors:
@@ -157,7 +149,7 @@ def read(path: pathlib.Path) -> Tensors:
         raise FileNotFoundError(f"{path}: this file is missing. Name another.")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # of whatever kind: the unpickler reads any bytes as commands
         raise ValueError(f"{path} is no file of tensors alone, and was not loaded.") from error
     for key in _INSIDE:
         if isinstance(content, dict) and isinstance(content.get(key), dict):

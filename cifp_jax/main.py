@@ -26,8 +26,14 @@ from cifp_jax.training import build, checks, compare, loop, scoring
 from cifp_jax.training.progress import CONSOLE
 from cifp_jax.training.stopping import Stopped
 
+_PACKAGE = pathlib.Path(__file__).parent
+# Where configurations lie that are called by their name: in an installed package, or a clone.
+_NAMED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, with a variant after a colon: configs/la.py:cpu."
+    "config",
+    None,
+    "Name or file of a configuration, with a variant after a colon: la:cpu, configs/la.py:cpu. "
+    "A file is run as Python: take none from strangers.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -53,6 +59,42 @@ flags.mark_flag_as_required("config")
 # Exit status of a run that a signal has stopped: the same command goes on. sysexits.h calls it a
 # temporary failure, and schedulers can be told to start such a job again.
 RESUME = os.EX_TEMPFAIL
+
+
+def config_file(given: str) -> str:
+    """The file of a configuration, with its variant: a path stays, `la:cpu` is looked up.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    name, colon, variant = given.partition(":")
+    if pathlib.Path(name).suffix or not name:
+        return given
+    for folder in _NAMED:
+        if (folder / f"{name}.py").is_file():
+            return f"{folder / name}.py{colon}{variant}"
+    known = sorted(path.stem for folder in _NAMED for path in folder.glob("*.py"))
+    raise ValueError(
+        f"--config={given}: there is no configuration of this name; known: {', '.join(known)}. "
+        f"Name one of them, or a file that ends in .py."
+    )
+
+
+def with_config_file(argv: Sequence[str]) -> list[str]:
+    """The command line with the file of its configuration in place of a name.
+
+    Raises:
+      ValueError: as `config_file`.
+    """
+    made = list(argv)
+    for i, argument in enumerate(made):
+        flag, equals, value = argument.partition("=")
+        if flag in ("-config", "--config"):
+            if equals:
+                made[i] = f"{flag}={config_file(value)}"
+            elif i + 1 < len(made):
+                made[i + 1] = config_file(made[i + 1])
+    return made
 
 
 def default_workdir(config_file: str, method: str) -> pathlib.Path:
@@ -117,6 +159,7 @@ def _said_of_file(error: BaseException | None) -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with a setting is said in one line."""
     try:
+        argv = with_config_file(argv)
         check_overrides(argv)
         left = flags.FLAGS(argv)
         if _CONFIG.value is not None:
@@ -225,5 +268,10 @@ def _fail(message: str) -> NoReturn:
     sys.exit(message)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command `cifp-train`."""
     app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,9 +1,10 @@
 """Segments scans: `python -m cifp_jax.predict --weights=RUN INPUT OUTPUT`.
 
-INPUT is a scan (NIfTI, NRRD, a folder of DICOM slices, or a prepared HDF5 file) or a folder of
-them, with the channels of a scan as `<case>_0000`, `<case>_0001`, ... OUTPUT is a folder, which
-gets `<case>.nii.gz` for each: a mask on the scan's own grid. Given again, the command goes on with
-what is missing. The training data is not needed.
+INPUT is a scan (NIfTI, NRRD, MetaImage, MGZ, DICOM, or a prepared HDF5 file) or a folder that is
+looked through for them, with the channels of a scan as `<case>_0000`, `<case>_0001`, ... OUTPUT is
+a folder, which gets `<case>.nii.gz` for each, a mask on the scan's own grid, `measurements.csv`
+with the volume of each structure, and `files.csv`, which says of every file whether it was used.
+Given again, the command goes on with what is missing. The training data is not needed.
 
 With --rank it also says which of the scans to label next: OUTPUT/ranking.csv, best first, and
 OUTPUT/ranking.png with the first twelve. The rule is that of `cifp_jax.evaluation.ranking`.
@@ -14,28 +15,33 @@ import errno
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cifp_jax import host
 from cifp_jax.config import Config
-from cifp_jax.data.layouts import find_layout
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
-from cifp_jax.files import write_json
 from cifp_jax.inference import embedding, prediction
-from cifp_jax.inference.segmentation import LEVELS, segment
+from cifp_jax.inference.mask_folder import ENDINGS, MaskFolder
+from cifp_jax.inference.scans import ReadyScan, read_scan
+from cifp_jax.inference.segmentation import segment
+from cifp_jax.inference.weights import digest
 from cifp_jax.reports import ranking_page
-from cifp_jax.scans import raw_folders, volumes
+from cifp_jax.reports.measurement_table import join_measurements
+from cifp_jax.reports.scan_files import series_of, write_scan
+from cifp_jax.scans import file_report, raw_folders
 from cifp_jax.scans.preparation import Preparation
+from cifp_jax.scans.readers import Source
 from cifp_jax.training import run_folder
 
-CONSOLE = Console(highlight=False, soft_wrap=True)
+BESIDE = ("probabilities", "uncertainty", "preview")  # options, and folders beside the masks
+CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
+_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,37 +75,33 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="also write OUTPUT/ranking.csv and .png: which scan to label next (3 times the time)",
     )
+    parser.add_argument(
+        "--format",
+        choices=ENDINGS,
+        default="nifti",
+        help="of the masks: nifti, or dicom-seg: OUTPUT/<case>.dcm, for DICOM scans",
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="also write OUTPUT/preview/<case>.png"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make masks anew that are there already"
+    )
+    parser.add_argument(
+        "--device",
+        choices=host.DEVICES,
+        help="cpu, gpu or tpu (default: an accelerator where there is one)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="scans read ahead, each in memory")
     arguments = parser.parse_args(argv)
+    if arguments.jobs < 1:
+        parser.error("--jobs must be at least 1.")
     if arguments.rank and arguments.flips:
         parser.error(
             "--rank compares the predictions of mirror images, of which --flips leaves only the "
             "mean. Give one of the two."
         )
     return arguments
-
-
-def prediction_config(config: Config) -> Config:
-    """The run's settings with half-overlapping windows that count more in their middle.
-
-    All devices share the windows, whatever the run was trained on.
-    """
-    config.parallel = "jit"
-    config.evaluation.stride = tuple(max(side // 2, 1) for side in config.data.patch_size)
-    config.evaluation.gaussian = True
-    return config
-
-
-def window_rows(config: Config) -> tuple[int, int]:
-    """Side of a window along the first axis of a record, and its stride; both are 1 for slices."""
-    if find_layout(config.data.name).rank == 2:
-        return 1, 1
-    factor = config.data.downsample
-    return config.data.patch_size[0] * factor, config.evaluation.stride[0] * factor
-
-
-def record_of(output: pathlib.Path, name: str) -> pathlib.Path:
-    """The file that keeps what the ranking needs of a scan."""
-    return output / "ranking" / f"{name}.npz"
 
 
 class Segmenter:
@@ -109,8 +111,8 @@ class Segmenter:
         self,
         config: Config,
         predict: prediction.Predict,
-        output: pathlib.Path,
-        maps: Sequence[str],
+        folder: MaskFolder,
+        beside: Sequence[str],
         describe: embedding.Describe | None = None,
     ) -> None:
         """Takes the parts that are the same for all scans.
@@ -118,31 +120,26 @@ class Segmenter:
         Args:
           config: of the run.
           predict: image to probabilities.
-          output: folder of the masks.
-          maps: those to be written beside the masks: probabilities, uncertainty.
+          folder: of the masks.
+          beside: what is to be written beside them: probabilities, uncertainty, preview.
           describe: image to features, where scans are to be ranked.
         """
-        self._config, self._predict, self._output, self._maps = config, predict, output, maps
+        self._config, self._predict, self._folder, self._beside = config, predict, folder, beside
         self._describe = describe
         self._preparation: Preparation = prediction.preparation(config)
         self.names = self._preparation.named(config.model.classes)
 
-    def __call__(
-        self,
-        name: str,
-        files: Sequence[pathlib.Path],
-        advance: Callable[[float], object],
-    ) -> None:
+    def segment(self, name: str, ready: ReadyScan, advance: Callable[[float], object]) -> None:
         """Writes the mask of a scan, last of all that is written for it.
 
         Raises:
-          FileNotFoundError, ValueError: the scan cannot be read or prepared.
+          ValueError: a DICOM segmentation is asked for, of a scan that is no DICOM.
         """
-        config, preparation = self._config, self._preparation
-        scan = volumes.read_channels(files, config.data.channels)
-        turned = scan.array if scan.prepared else preparation.turned(scan.array, scan)
-        image = preparation.image(scan)
-        patch, stride = window_rows(config)
+        if self._folder.form == "dicom-seg":
+            series_of(ready)  # before the network is at work
+        config, folder = self._config, self._folder
+        turned, image = ready.turned, ready.image
+        patch, stride = prediction.window_rows(config)
         describe = self._describe
         passes = 1 if describe is None else 1 + len(ranking.MIRRORED)
         segmented = functools.partial(
@@ -154,69 +151,109 @@ class Segmenter:
             stride=stride,
             advance=lambda share: advance(share / passes),
         )
-        found = segmented(
-            image,
-            uncertainty=describe is not None or "uncertainty" in self._maps,
-            probabilities="probabilities" in self._maps,
-        )
+        found = segmented(image, uncertainty=True, probabilities="probabilities" in self._beside)
         label = found.label
         if config.evaluation.largest_component:
             label = keep_largest_components(label, config.evaluation.largest_component)
 
-        def write(path: pathlib.Path, array: np.ndarray, **more: Any) -> None:
-            own = array if scan.prepared else preparation.turned_back(array, scan)
-            volumes.write(path, own, scan, **more)
-
-        file = f"{name}.nii.gz"
         if describe is not None:
             shown = turned if turned.ndim == 3 else turned[..., 0]
             known = ranking.gather(segmented, describe, image, found, shown)
-            ranking_page.write_record(record_of(self._output, name), *known)
-        if found.uncertainty is not None and "uncertainty" in self._maps:
-            write(self._output / "uncertainty" / file, found.uncertainty)
-        if found.probabilities is not None:
-            write(self._output / "probabilities" / file, found.probabilities, scale=1 / LEVELS)
-        write(self._output / file, preparation.to_mask(label), names=self.names)
+            ranking_page.write_record(folder.beside("ranking", name), *known)
+        found = found._replace(label=label)
+        write_scan(folder, name, ready, found, self._preparation, self.names, self._beside)
 
 
 def _segment_all(
-    segmenter: Segmenter,
-    scans: dict[str, tuple[pathlib.Path, ...]],
-    output: pathlib.Path,
-    maps: Sequence[str],
-    ranked: bool,
-) -> list[str]:
-    """Segments what has no mask, one of the `maps`, or a record (where `ranked`) yet.
+    config: Config, segmenter: Segmenter, scans: Mapping[str, Sequence[Source]], jobs: int
+) -> dict[str, str]:
+    """Segments scans, `jobs` of which are read ahead.
 
     Returns:
-      What is wrong with the scans that could not be segmented.
+      What is wrong with the scans that could not be segmented, by their names.
     """
-    failures = []
+    failures: dict[str, str] = {}
 
-    def done_already(name: str) -> bool:
-        record = not ranked or record_of(output, name).exists()
-        return record and all((output / m / f"{name}.nii.gz").exists() for m in ("", *maps))
+    def tried(sources: Sequence[Source]) -> ReadyScan | Exception:
+        try:
+            return read_scan(sources, config)
+        except Exception as error:  # whatever it is, the other scans go on
+            return error
 
-    left = {name: files for name, files in scans.items() if not done_already(name)}
-    if len(left) < len(scans):
-        what = "a mask and a score" if ranked else "a mask"
-        CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have {what} already")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    read = host.in_order(tried, scans.values(), jobs)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=CONSOLE) as progress:
-        task = progress.add_task("", total=len(left))
-        for done, (name, files) in enumerate(left.items(), start=1):
+        task = progress.add_task("", total=len(scans))
+        for done, (name, sources) in enumerate(scans.items(), start=1):
             progress.update(task, description=name)
             try:
-                segmenter(name, files, lambda share: progress.advance(task, share))
+                ready = next(read)
+                if isinstance(ready, Exception):
+                    raise ready
+                segmenter.segment(name, ready, lambda share: progress.advance(task, share))
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
-                failures.append(str(error))
-            except Exception as error:  # whatever it is, the other scans go on
-                named = any(str(file) in str(error) for file in files)
-                failures.append(str(error) if named else f"{files[0]}: {error!r}")
+                failures[name] = str(error)
+            except Exception as error:  # as above
+                named = any(str(source) in str(error) for source in sources)
+                failures[name] = str(error) if named else f"{sources[0]}: {error!r}"
             progress.update(task, completed=done)
     return failures
+
+
+def _loaded(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any], dict[str, Any]]:
+    """The configuration and variables of the network, and what tells its masks from others'."""
+    config, variables = run_folder.load_network(arguments.weights)
+    config = prediction.prediction_config(config)
+    names = prediction.preparation(config).named(config.model.classes)
+    network = {
+        "weights": digest(variables),
+        "labels": {str(value): name for value, name in names.items()},
+        "largest_component": config.evaluation.largest_component,
+        "flips": arguments.flips,
+    }
+    return config, variables, network
+
+
+def segment_scans(arguments: argparse.Namespace) -> list[str]:
+    """Segments what has no mask yet; returns what is wrong with the other scans."""
+    given, output = arguments.input, arguments.output
+    if output.resolve() in (given.resolve(), given.resolve().parent):
+        raise ValueError(
+            f"{output}: the masks would lie among the scans, under the same names. Name another "
+            f"folder."
+        )
+    config, variables, network = _loaded(arguments)
+    scans, ignored, problems = raw_folders.find_scans(given, config.data.channels, [output])
+    for line in file_report.summarize(ignored):
+        CONSOLE.print(line)
+    beside = [name for name in BESIDE if getattr(arguments, name)]
+    folder = MaskFolder(
+        output, arguments.format, [*beside, *(["ranking"] if arguments.rank else [])]
+    )
+    folder.claim(network, scans, overwrite=arguments.overwrite)
+    predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
+    describe = embedding.make_describer(config)(variables) if arguments.rank else None
+    segmenter = Segmenter(config, predict, folder, beside, describe)
+    left = {n: s for n, s in scans.items() if arguments.overwrite or not folder.is_done(n)}
+    if len(left) < len(scans):
+        what = "a mask and a score" if arguments.rank else "a mask"
+        CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have {what} already")
+    failures = _segment_all(config, segmenter, left, arguments.jobs)
+    uses = file_report.uses_of_scans(scans, failures)
+    file_report.write_report(output / "files.csv", uses, ignored)
+    tables = [folder.beside("measurements", name) for name in sorted(scans)]
+    join_measurements(output / "measurements.csv", [path for path in tables if path.exists()])
+    if arguments.rank:
+        records_of = {name: folder.beside("ranking", name) for name in scans}
+        known = {name: path for name, path in records_of.items() if path.exists()}
+        if places := ranking_page.write_ranking(output, known):
+            first = ", ".join(place.case for place in places[:3])
+            CONSOLE.print(f"label first: {first} ... ({output}/ranking.csv)")
+    if failures:
+        CONSOLE.print(f"{len(failures)} of {len(scans)} scans could not be segmented:")
+    return [*failures.values(), *problems]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,41 +262,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax remarks on what it restores below that
     host.use_compilation_cache()
     host.keep_memory()
-    host.use_cores((), 1)
-    maps = [name for name in ("probabilities", "uncertainty") if getattr(arguments, name)]
     try:
-        if arguments.output.resolve() in (
-            arguments.input.resolve(),
-            arguments.input.resolve().parent,
-        ):
-            raise ValueError(
-                f"{arguments.output}: the masks would lie among the scans, under the same names. "
-                f"Name another folder."
-            )
-        config, variables = run_folder.load_network(arguments.weights)
-        config = prediction_config(config)
-        scans = raw_folders.find_scans(arguments.input, config.data.channels)
-        predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
-        describe = embedding.make_describer(config)(variables) if arguments.rank else None
-        segmenter = Segmenter(config, predict, arguments.output, maps, describe)
-        names = {str(value): name for value, name in segmenter.names.items()}
-        write_json(arguments.output / "labels.json", names)
-        failures = _segment_all(segmenter, scans, arguments.output, maps, arguments.rank)
-        if arguments.rank:
-            records_of = {name: record_of(arguments.output, name) for name in scans}
-            known = {name: path for name, path in records_of.items() if path.exists()}
-            places = ranking_page.write_ranking(arguments.output, known)
-            if places:
-                first = ", ".join(place.case for place in places[:3])
-                CONSOLE.print(f"label first: {first} ... ({arguments.output}/ranking.csv)")
+        host.use_device(arguments.device)
+        problems = segment_scans(arguments)
     except (ValueError, OSError) as error:
-        CONSOLE.print(f"error: {error}", markup=False)
+        CONSOLE.print(f"error: {error}")
         return 1
-    if failures:
-        CONSOLE.print(f"{len(failures)} of {len(scans)} scans could not be segmented:")
-    for failure in failures:
-        CONSOLE.print(f"- {failure}", markup=False)
-    return 1 if failures else 0
+    except KeyboardInterrupt:
+        CONSOLE.print("stopped: the masks so far are whole. The same command goes on.")
+        return _INTERRUPTED
+    for problem in problems:
+        CONSOLE.print(f"- {problem}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,41 +1,45 @@
 """Makes a data set for training: `python -m cifp_jax.prepare RAW OUTPUT`.
 
 RAW is a folder of nnU-Net or of the Medical Segmentation Decathlon (with `dataset.json`), the raw
-ACDC or LA challenge, or any folder of scans together with `--masks=FOLDER`. Scans are NIfTI, NRRD
-or folders of DICOM slices. OUTPUT gets the arrays, the lists, `fingerprint.json` and `config.py`:
+ACDC or LA challenge, or any folder of scans together with `--masks=FOLDER`, which may be the same.
+Scans are NIfTI, NRRD, MetaImage, MGZ or DICOM. OUTPUT gets the arrays, the lists,
+`fingerprint.json`, `files.csv` (which file was used, and why not) and `config.py`, all or none:
 
     python -m cifp_jax.main --config=OUTPUT/config.py
 """
 
 import argparse
-import math
 import os
 import pathlib
-import shutil
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from cifp_jax import files
-from cifp_jax.data.layouts import LAYOUTS
+from cifp_jax.data import prepared
 from cifp_jax.data.splits import patient
-from cifp_jax.scans import challenges, fingerprint, plan, raw_folders
+from cifp_jax.scans import (
+    challenges,
+    described_folders,
+    discovery,
+    file_report,
+    fingerprint,
+    plan,
+    raw_folders,
+)
 from cifp_jax.scans.fingerprint import CaseFacts
-from cifp_jax.scans.geometry import resampled_shape
-from cifp_jax.scans.raw_folders import RawData
+from cifp_jax.scans.raw_folders import RawCase, RawData
 
-CONSOLE = Console(highlight=False, soft_wrap=True)
+CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
 _Item = TypeVar("_Item")
-# Of scans of one's own; that of slices has the same files.
-_LAYOUT = LAYOUTS["volumes"]
-_TEST_LIST = "test.list"
-_VALIDATION_SHARE = 5  # one labelled patient in so many is set aside
 _GIB = 2**30
+_CONFIG = "config.py"  # written last: until all is there, nothing trains on a mixture
+_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,7 +63,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="LA: cut scans around their true mask as the field does, which tells where it is",
     )
+    parser.add_argument("--jobs", type=int, default=1, help="scans read at once, each in memory")
     arguments = parser.parse_args(argv)
+    if arguments.jobs < 1:
+        parser.error("--jobs must be at least 1.")
     if arguments.memory is not None and arguments.memory <= 0:
         parser.error("--memory must be above 0.")
     return arguments
@@ -76,105 +83,41 @@ def find_machine(memory: float | None) -> plan.Machine:
     return plan.Machine(int(memory * _GIB if memory else share * found), devices, accelerated)
 
 
-def _progress(items: Sequence[_Item], what: str) -> Iterable[_Item]:
-    return track(items, what, console=CONSOLE, transient=True)
+def _progress(items: Iterable[_Item], what: str, total: int) -> Iterable[_Item]:
+    return track(items, what, total, console=CONSOLE, transient=True)
 
 
 def _read_raw(arguments: argparse.Namespace) -> RawData:
     """Reads the folder of raw scans by its description, or together with a folder of masks."""
     raw = arguments.raw
     if arguments.masks is not None:
-        if arguments.masks.resolve() == raw.resolve():
-            raise ValueError(f"--masks={raw} is the folder of the scans. Name that of the masks.")
-        return raw_folders.read_plain(raw, arguments.masks)
+        return raw_folders.read_plain(raw, arguments.masks, [arguments.output])
     if (raw / "dataset.json").is_file():
-        return raw_folders.read_described(raw)
+        return described_folders.read_described(raw)
     raise ValueError(
         f"{raw}: this folder has no dataset.json (nnU-Net, Decathlon) and no scans named as those "
-        f"of ACDC or LA. For a plain folder of scans give --masks=FOLDER with the masks."
+        f"of ACDC or LA. For a plain folder of scans give --masks=FOLDER with the masks; it may "
+        f"be the same folder."
     )
+
+
+def _uses(case: RawCase, problem: str, doubt: str) -> list[file_report.FileUse]:
+    images = [file for source in case.images for file in discovery.files_of(source)]
+    uses = file_report.uses_of(images, case.name, "image", problem)
+    if case.label is not None:
+        masks = discovery.files_of(case.label)
+        uses += file_report.uses_of(masks, case.name, "mask", problem, doubt)
+    return uses
 
 
 def _write(
-    facts: Sequence[CaseFacts], channels: int, planned: plan.Plan, out: pathlib.Path
-) -> tuple[list[str], list[str]]:
-    """Writes a record for each case; returns the names written and what is wrong with the rest."""
-    preparation, written, failures = planned.preparation, [], []
-    for fact in _progress(facts, "writing"):
-        try:
-            scan, mask = fingerprint.read_pair(fact.case, channels)
-            record = {"image": preparation.image(scan)}
-            if mask is not None:
-                record["label"] = preparation.label(mask, planned.classes)
-            path = out / _LAYOUT.volume_file.format(fact.case.name)
-            attributes = {"affine": preparation.affine(scan)}
-            files.write_record(path, record, attributes=attributes, sliced=True)
-            written.append(fact.case.name)
-        except (ValueError, FileNotFoundError) as error:
-            failures.append(str(error))
-    return written, failures
-
-
-def _check_room(
-    facts: Sequence[CaseFacts], channels: int, planned: plan.Plan, out: pathlib.Path
-) -> int:
-    """The bytes that the records take at most; raises OSError where the disk has less room."""
-    spacing = planned.preparation.spacing
-    voxels = 0
-    for fact in facts:
-        shape = [fact.shape[i] for i in planned.preparation.axes]
-        own = [fact.spacing[i] for i in planned.preparation.axes]
-        voxels += math.prod(resampled_shape(shape, own, spacing))
-    needed = voxels * (4 * channels + 1)
-    out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise OSError(
-            f"{out}: up to {needed / _GIB:.1f} GB are needed, and {free / _GIB:.1f} GB are free on "
-            f"this disk. Free some, or name another folder."
-        )
-    return needed
-
-
-def _share_out(
-    facts: Sequence[CaseFacts], written: Sequence[str], wanted: int | None
+    data: RawData,
+    facts: Sequence[CaseFacts],
+    problems: dict[str, str],
+    arguments: argparse.Namespace,
 ) -> dict[str, list[str]]:
-    """Shares the written cases out to four lists; returns their names by the file of the list.
-
-    Unlabelled cases of validation and test patients stand in none, so that no patient is both
-    trained on and scored; a patient may have labelled and unlabelled cases.
-    """
-    there = [fact.case for fact in facts if fact.case.name in written]
-    tested = {patient(case.name) for case in there if case.test}
-    labeled = [case.name for case in there if case.label and patient(case.name) not in tested]
-    patients = list(dict.fromkeys(map(patient, labeled)))
-    count = len(patients) // _VALIDATION_SHARE if wanted is None else wanted
-    if not 0 <= count < max(len(patients), 1):
-        raise ValueError(
-            f"--validation={count} leaves none of the {len(patients)} labelled patient(s) to train "
-            f"on."
-        )
-    held_out = set(np.random.default_rng(0).permutation(patients)[:count].tolist())
-    free = [c.name for c in there if not c.label and patient(c.name) not in held_out | tested]
-    return {
-        _LAYOUT.train_list: [name for name in labeled if patient(name) not in held_out],
-        _LAYOUT.unlabeled_list: free,
-        _LAYOUT.validation_list: [name for name in labeled if patient(name) in held_out],
-        _TEST_LIST: [case.name for case in there if case.test],
-    }
-
-
-def prepare_scans(arguments: argparse.Namespace) -> list[str]:
-    """Prepares scans of one's own; returns what is wrong with the cases that were left out."""
-    data, out = _read_raw(arguments), arguments.output
-    for remark in data.remarks:
-        CONSOLE.print(remark)
-    channels = fingerprint.count_channels(data)
-    facts, failures = fingerprint.examine_all(
-        _progress(data.cases, "reading"), data.labels, channels
-    )
-    if not facts:
-        return failures
+    """Plans and writes a data set, all of it or nothing; adds to what is wrong with its cases."""
+    out = arguments.output
     found = fingerprint.summary(facts)
     labels = data.labels or {
         value: f"label {value}" if value else "background"
@@ -183,55 +126,95 @@ def prepare_scans(arguments: argparse.Namespace) -> list[str]:
     planned = plan.make_plan(
         found,
         channels=data.channels,
-        channel_count=channels,
+        channel_count=len(facts[0].intensities),
         labels=labels,
         machine=find_machine(arguments.memory),
         rank=arguments.dimension,
     )
-    _share_out(facts, [fact.case.name for fact in facts], arguments.validation)
-    size = _check_room(facts, channels, planned, out)
-    (out / "config.py").unlink(missing_ok=True)  # until all is there, nothing trains on a mixture
-    written, unwritten = _write(facts, channels, planned, out)
-    lists = _share_out(facts, written, arguments.validation)
-    # The two training lists in one, for tools that want that.
-    both = lists[_LAYOUT.train_list] + lists[_LAYOUT.unlabeled_list]
-    for listing, names in {**lists, "train.list": both}.items():
-        files.write_list(out / listing, names)
-    files.write_json(out / "fingerprint.json", found)
-    values = plan.settings(
-        planned,
-        labeled=len({patient(name) for name in lists[_LAYOUT.train_list]}),
-        validation=len(lists[_LAYOUT.validation_list]),
-        tested=bool(lists[_TEST_LIST]),
-        bytes_on_disk=size,
-    )
-    files.write_text(out / "config.py", plan.config_text(planned, values))
-    counts = ", ".join(f"{len(names)} {pathlib.Path(name).stem}" for name, names in lists.items())
+    prepared.share_out(facts, [fact.case.name for fact in facts], arguments.validation)
+    size = prepared.check_room(facts, planned, out)
+    identity = plan.identity(planned, found)
+    with files.staged(out, _CONFIG) as stage:
+        written = prepared.write_records(facts, planned, labels, identity, stage, arguments.jobs)
+        for fact, problem in zip(facts, _progress(written, "writing", len(facts)), strict=True):
+            if problem:
+                problems[fact.case.name] = problem
+        names = [fact.case.name for fact in facts if fact.case.name not in problems]
+        lists = prepared.share_out(facts, names, arguments.validation)
+        # The two training lists in one, for tools that want that.
+        both = lists[prepared.LAYOUT.train_list] + lists[prepared.LAYOUT.unlabeled_list]
+        for listing, listed in {**lists, "train.list": both}.items():
+            files.write_list(stage / listing, listed)
+        files.write_json(stage / "fingerprint.json", found)
+        doubts = {fact.case.name: fingerprint.doubts(fact) for fact in facts}
+        uses = [
+            use
+            for case in data.cases
+            for use in _uses(case, problems.get(case.name, ""), doubts.get(case.name, ""))
+        ]
+        file_report.write_report(stage / "files.csv", uses, data.ignored)
+        values = plan.settings(
+            planned,
+            identity=identity,
+            labeled=len({patient(name) for name in lists[prepared.LAYOUT.train_list]}),
+            validation=len(lists[prepared.LAYOUT.validation_list]),
+            tested=bool(lists[prepared.TEST_LIST]),
+            bytes_on_disk=size,
+        )
+        files.write_text(stage / _CONFIG, plan.config_text(planned, values))
+    for name, doubt in doubts.items():
+        if doubt:
+            CONSOLE.print(f"- look at {name}: {doubt}")
+    counts = ", ".join(f"{len(own)} {pathlib.Path(name).stem}" for name, own in lists.items())
     CONSOLE.print(f"{out}: {counts}. Classes: {', '.join(labels.values())}.")
     for reason in planned.reasons:
         CONSOLE.print(f"- {reason}")
-    if not lists[_LAYOUT.validation_list]:
+    return lists
+
+
+def prepare_scans(arguments: argparse.Namespace) -> list[str]:
+    """Prepares scans of one's own; returns what is wrong with the cases that were left out."""
+    data, out = _read_raw(arguments), arguments.output
+    for line in file_report.summarize(data.ignored):
+        CONSOLE.print(line)
+    channels = fingerprint.count_channels(data)
+    problems: dict[str, str] = {}
+    facts: list[CaseFacts] = []
+    examined = fingerprint.examine_all(data.cases, data.labels, channels, arguments.jobs)
+    for case, found in zip(
+        data.cases, _progress(examined, "reading", len(data.cases)), strict=True
+    ):
+        if isinstance(found, str):
+            problems[case.name] = found
+        else:
+            facts.append(found)
+    if facts:
+        lists = _write(data, facts, problems, arguments)
+        if not lists[prepared.LAYOUT.validation_list]:
+            CONSOLE.print(
+                f"- No validation: it takes {prepared.VALIDATION_SHARE} labelled patients, or "
+                f"--validation=N. The last checkpoint is used."
+            )
+        run = f"runs/{out.resolve().name}"
+        config = shlex.quote(f"--config={out / _CONFIG}")
         CONSOLE.print(
-            f"- No validation: it takes {_VALIDATION_SHARE} labelled patients, or --validation=N. "
-            f"The last checkpoint is used."
+            f"Train: python -m cifp_jax.main {config} {shlex.quote(f'--workdir={run}')}\n"
+            f"Then:  python -m cifp_jax.predict {shlex.quote(f'--weights={run}')} SCANS MASKS"
         )
-    run = f"runs/{out.resolve().name}"
-    CONSOLE.print(
-        f"Train: python -m cifp_jax.main --config={out / 'config.py'} --workdir={run}\n"
-        f"Then:  python -m cifp_jax.predict --weights={run} SCANS MASKS"
-    )
-    return failures + unwritten
+    return [*data.problems, *problems.values()]
 
 
 def prepare_challenge(kind: str, arguments: argparse.Namespace) -> list[str]:
     """Prepares ACDC or LA as the field does; returns what is wrong with scans left out."""
     out = arguments.output
-    failures = challenges.prepare(
-        kind, arguments.raw, out, lists=arguments.lists, truth=arguments.truth_crop
-    )
+    with files.staged(out, challenges.TRAIN_LISTS[kind]) as stage:
+        failures = challenges.prepare(
+            kind, arguments.raw, stage, lists=arguments.lists, truth=arguments.truth_crop
+        )
     CONSOLE.print(
         f"{out}: the files of {kind.upper()}.\n"
-        f"Train: python -m cifp_jax.main --config=configs/{kind}.py --config.data.root={out}"
+        f"Train: python -m cifp_jax.main --config=configs/{kind}.py "
+        f"{shlex.quote(f'--config.data.root={out}')}"
     )
     return failures
 
@@ -246,12 +229,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = "" if arguments.masks else challenges.recognize(arguments.raw)
         failures = prepare_challenge(kind, arguments) if kind else prepare_scans(arguments)
     except (ValueError, OSError) as error:
-        CONSOLE.print(f"error: {error}", markup=False)
+        CONSOLE.print(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        CONSOLE.print(f"stopped: {arguments.output} is as it was. Give the command again.")
+        return _INTERRUPTED
     if failures:
-        CONSOLE.print(f"{len(failures)} case(s) were left out:", markup=False)
+        CONSOLE.print(f"{len(failures)} case(s) were left out:")
     for failure in failures:
-        CONSOLE.print(f"- {failure}", markup=False)
+        CONSOLE.print(f"- {failure}")
     return 1 if failures else 0
 
 

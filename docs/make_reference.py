@@ -78,7 +78,9 @@ def config_page() -> str:
         _MADE,
         "# Settings",
         "Override any of them on the command line, `--config.training.steps=2000`, or set it in a "
-        "configuration file. A name that is not here is refused, with the nearest ones.",
+        "configuration file. A name that is not here is refused, with the nearest ones. A "
+        "configuration file is Python and is run as it is: open one from elsewhere before you "
+        "train with it.",
     ]
     head = ("setting", "default", "meaning")
     for part, rows in settings().items():

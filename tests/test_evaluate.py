@@ -170,3 +170,13 @@ def test_an_unknown_rule_or_no_cases_is_refused_at_once():
         evaluate_cases(predict, CASES, read=untouched, classes=3, empty="best")
     with pytest.raises(ValueError, match="no cases"):
         evaluate_cases(predict, (), read=untouched, classes=3)
+
+
+def test_distances_are_in_mm_where_the_spacing_of_all_cases_is_known():
+    """Class 2 of case a lacks its upper row: in slices of 3 mm it lies one row, 3 mm, off."""
+    voxels, mm = run(), run(spacing=lambda case: (1.0, 3.0, 1.0))
+    assert (voxels.unit, mm.unit) == ("voxel", "mm")
+    assert (voxels.table("hd95")[0, 1], mm.table("hd95")[0, 1]) == (1, 3)
+    some = run(spacing=lambda case: (1.0, 3.0, 1.0) if case.name == "a" else None)
+    assert some.unit == "voxel"
+    np.testing.assert_array_equal(some.table("hd95"), voxels.table("hd95"))

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from cifp_jax import files
 from cifp_jax.files import write_json
 
 
@@ -15,3 +16,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path):
         write_json(path, {"dice": object()})
     assert json.loads(path.read_text()) == {"dice": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/run: it may not be written, or name another folder"):
+        files.make_folder(tmp_path / "file/run")
+    files.make_folder(tmp_path / "a/b")
+    assert not list((tmp_path / "a/b").iterdir())

@@ -5,6 +5,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,3 +152,26 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/memory.limit_in_bytes").write_text("900000000\n")  # of the older kind
     assert host._memory() == 900_000_000
+
+
+def test_jobs_keep_the_order_and_do_not_run_far_ahead():
+    started = []
+
+    def slow(i):
+        started.append(i)
+        return i * i
+
+    results = host.in_order(slow, range(20), 3)
+    assert [next(results) for _ in range(4)] == [0, 1, 4, 9]
+    time.sleep(0.1)  # whatever was handed out has started by then
+    assert max(started) <= 3 + 3  # each waiting result is held in memory
+    assert list(results) == [i * i for i in range(4, 20)]
+    assert list(host.in_order(slow, [3, 2], 1)) == [9, 4]
+
+
+def test_a_device_that_is_not_there_is_named():
+    check = "from cifp_jax import host; host.use_device('tpu')"
+    result = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, timeout=120
+    )
+    assert "ValueError: --device=tpu: JAX finds no such device here" in result.stderr

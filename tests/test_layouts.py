@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cifp_jax import export as export_command
-from cifp_jax import predict
 from cifp_jax.config import default_config
 from cifp_jax.data.layouts import LAYOUTS, Layout, find_layout
 from cifp_jax.data.phantom import write_phantoms
@@ -95,7 +94,7 @@ def test_a_new_layout_is_predicted_and_exported(pancreas, tmp_path):
     run_folder.check_same_data(pancreas, out, facts)
     config, variables = run_folder.load_network(out)
     assert prediction.preparation(config) == LAYOUTS["pancreas"].preparation
-    assert predict.window_rows(config) == (16, 18)
+    assert prediction.window_rows(config) == (16, 18)
     config.update_from_flattened_dict({"parallel": "none", "evaluation.stride": PATCH})
     probabilities = prediction.make_predictor(config)(variables)(np.zeros(PATCH, np.float32))
     assert probabilities.shape == (*PATCH, 2)

@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 
+from cifp_jax import main
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.main import default_workdir
 
@@ -262,3 +263,14 @@ def test_the_default_folder_says_what_was_run():
     assert str(default_workdir("configs/acdc.py", "supervised")) == "runs/acdc_supervised"
     # What `prepare` writes: two data sets do not share a run.
     assert str(default_workdir("data/hearts/config.py", "cifp")) == "runs/hearts_cifp"
+
+
+def test_a_configuration_by_its_name():
+    root = pathlib.Path(main.__file__).parents[1]
+    assert main.config_file("la:cpu") == f"{root}/configs/la.py:cpu"
+    assert main.config_file("configs/la.py:cpu") == "configs/la.py:cpu"
+    assert main.with_config_file(["x", "--config", "acdc", "--config.seed=la"]) == [
+        *("x", "--config", f"{root}/configs/acdc.py", "--config.seed=la")
+    ]
+    with pytest.raises(ValueError, match=r"--config=brats: .*known: acdc, demo, la"):
+        main.with_config_file(["x", "--config=brats"])

@@ -104,7 +104,9 @@ def test_nothing_to_learn_from():
 
 def test_the_configuration_says_why():
     planned = make(fingerprint())
-    values = plan.settings(planned, labeled=3, validation=0, tested=True, bytes_on_disk=10**9)
+    values = plan.settings(
+        planned, identity="0a", labeled=3, validation=0, tested=True, bytes_on_disk=10**9
+    )
     text = plan.config_text(planned, values)
     lines = text.splitlines()
     comments = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))

@@ -10,44 +10,18 @@ import numpy as np
 import pytest
 
 from cifp_jax import predict, prepare
-from cifp_jax.config import default_config
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.reports.summaries import reported_summary
-from cifp_jax.scans.volumes import Volume, write
+from cifp_jax.scans.volumes import Volume
+from cifp_jax.scans.writers import write
 from cifp_jax.training import build, loop, run_folder
+from tests.support.intensity_run import VALUES, intensity_run
 from tests.support.scans import OBLIQUE, config_of, dicom, loaded, nifti, nnunet
-
-STEEP = 50.0
-
-
-def nearest_class(image):
-    """Probabilities of the classes -1, 0 and 1 by the distance of the intensity to them."""
-    logits = -STEEP * np.abs(image[..., None] - np.array([-1.0, 0.0, 1.0], np.float32))
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run that scales 0, 100 and 200 to -1, 0 and 1, and whose masks hold 0, 2 and 7."""
-    config = default_config()
-    config.data.name = "volumes"
-    config.data.patch_size = (16, 16, 16)
-    config.model.classes = 3
-    config.preparation.update(
-        {
-            "canonical": True,
-            "normalization": (("fixed", 0.0, 200.0, 100.0, 100.0),),
-            "label_names": ("background", "rim", "core"),
-            "label_values": (0, 2, 7),
-        }
-    )
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "config.json").write_text(config.to_json_best_effort())
-    monkeypatch.setattr(run_folder, "load_network", lambda path: (run_folder.load_config(path), {}))
-    monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: nearest_class)
-    return folder
+    return intensity_run(tmp_path / "run", monkeypatch)
 
 
 def change(run, **preparation):
@@ -62,9 +36,6 @@ def classes(seed, shape=(9, 7, 5)):
 
 def call(run, source, output, *flags):
     return predict.main([f"--weights={run}", str(source), str(output), *flags])
-
-
-VALUES = np.array([0, 2, 7], np.uint8)
 
 
 @pytest.mark.parametrize("spacing", [(), (2.0, 0.5, 7.0)])
@@ -225,9 +196,9 @@ def test_acdc_runs_see_slices_scaled_as_in_training(run):
     config["augmentation"]["strong"]["gamma"] = [0.5, 0.7, 1.4]
     del config["preparation"]  # a run from before there was any
     (run / "config.json").write_text(json.dumps(config))
-    loaded = predict.prediction_config(run_folder.load_config(run))
+    loaded = prediction.prediction_config(run_folder.load_config(run))
     assert prediction.preparation(loaded).normalization == (("minmax",),)
-    assert predict.window_rows(loaded) == (1, 1)
+    assert prediction.window_rows(loaded) == (1, 1)
     assert loaded.augmentation.strong.gamma == (0.5, 0.7, 1.4)
 
 
@@ -259,6 +230,7 @@ def test_ranking_goes_on_with_what_is_missing(run, tmp_path, monkeypatch, capsys
     folder.mkdir()
     # Between the classes, the network is unsure: everywhere, and nowhere.
     unsure, sure = np.full((9, 7, 5), 52, np.int16), np.full((9, 7, 5), 100, np.int16)
+    unsure[4, 3, 2] = sure[4, 3, 2] = 101  # a scan of one value is none
     nifti(folder / "sure.nii.gz", sure)
     nifti(folder / "twin.nii.gz", unsure)
     (folder / "unsure.nii.gz").write_bytes(b"no scan")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cifp_jax import prepare
+from cifp_jax.data import prepared as prepared_room
 from cifp_jax.data.sources import read_case
 from cifp_jax.inference import prediction
-from cifp_jax.scans import raw_folders
 from cifp_jax.training import build, checks
 from tests.support.scans import ANISOTROPIC, config_of, dicom, mask, nifti, nnunet, scan
 
@@ -175,17 +175,18 @@ def test_what_fails_late_leaves_the_prepared_data_as_they_were(tmp_path, capsys)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_a_data_set_has_its_configuration_last(tmp_path, monkeypatch):
+def test_an_interrupted_command_changes_nothing(tmp_path, monkeypatch, capsys):
     raw, out = nnunet(tmp_path / "raw", labeled=1), tmp_path / "out"
     assert prepare.main([str(raw), str(out), "--memory=1"]) == 0
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     monkeypatch.setattr(prepare.files, "write_record", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare.main([str(raw), str(out), "--memory=1"])
-    assert not (out / "config.py").exists()
+    assert prepare.main([str(raw), str(out), "--memory=1"]) == 130
+    assert "is as it was" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_folders_of_scans_and_masks_that_are_wrong(tmp_path, capsys):
@@ -193,31 +194,24 @@ def test_folders_of_scans_and_masks_that_are_wrong(tmp_path, capsys):
     for name in "ab":
         save(scans / f"{name}.nii.gz", scan(1))
     save(masks / "a.nii.gz", mask(1))
-    (masks / "b.mha").touch()
+    (masks / "b.txt").touch()
 
     def answer(*arguments):
         prepare.main([*map(str, arguments), "--memory=1"])
         return capsys.readouterr().out
 
     out = tmp_path / "out"
-    assert "1 file(s) of unknown kinds are left alone: b.mha" in answer(
-        scans, out, f"--masks={masks}"
-    )
-    assert "is the folder of the scans" in answer(scans, out, f"--masks={scans}")
+    assert "ignored 1: no scan of a known kind (b.txt)" in answer(scans, out, f"--masks={masks}")
     assert "none: this folder is missing" in answer(scans, out, f"--masks={tmp_path / 'none'}")
     assert "none: this folder is missing" in answer(tmp_path / "none", out)
     with pytest.raises(SystemExit):
         prepare.main([str(scans), str(out), "--memory=-1"])
 
 
-def test_duplicate_names_and_a_full_disk(tmp_path, monkeypatch, capsys):
-    save(tmp_path / "x/a.nii.gz", scan(0))
-    save(tmp_path / "x/a.nii", scan(0))
-    with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike"):
-        raw_folders.find_scans(tmp_path / "x")
+def test_a_full_disk(tmp_path, monkeypatch, capsys):
     raw = nnunet(tmp_path / "raw", labeled=1)
     usage = SimpleNamespace(free=1000)
-    monkeypatch.setattr(prepare, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
+    monkeypatch.setattr(prepared_room, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 1
     assert "Free some, or name another folder" in capsys.readouterr().out
     assert prepare.main([str(raw), str(tmp_path / "out"), "--validation=9"]) == 1

@@ -71,3 +71,13 @@ def test_a_class_that_vanishes_is_told_once_until_it_comes_back():
     line.watched(250, there)
     line.watched(300, gone)
     assert out.getvalue().count("warning") == 2
+
+
+def test_the_first_step_is_said_before_the_first_loss(clock):
+    line, out = make_line()
+    clock[0] += 75
+    line.started(1, 50)
+    assert "step    1/1000  compiled in 1:15; the loss comes at step 50" in out.getvalue()
+    quiet, out = make_line(first=49)
+    quiet.started(50, 50)  # that step has a line of its own
+    assert not out.getvalue()

@@ -1,5 +1,8 @@
 """How files in a folder become cases."""
 
+import pathlib
+import re
+
 import pytest
 
 from cifp_jax.scans import raw_folders
@@ -12,9 +15,13 @@ def touch(folder, *names):
     return folder
 
 
+def name_of(source):
+    return pathlib.Path(str(source)).name
+
+
 def found(folder, channels):
-    scans = raw_folders.find_scans(folder, channels)
-    return {case: [path.name for path in files] for case, files in scans.items()}
+    cases = raw_folders.find_scans(folder, channels).cases
+    return {case: [name_of(path) for path in files] for case, files in cases.items()}
 
 
 @pytest.mark.parametrize("channels", [2, None])
@@ -46,17 +53,18 @@ def test_masks_of_numbered_patients(tmp_path):
     masks = touch(tmp_path / "masks", "p_0000_gt.nrrd", "p_0001_gt.nrrd")
     cases = raw_folders.read_plain(scans, masks).cases
     assert [case.name for case in cases] == ["p_0000", "p_0001", "p_0002"]
-    assert [case.label and case.label.name for case in cases] == [
+    assert [case.label and name_of(case.label) for case in cases] == [
         "p_0000_gt.nrrd",
         "p_0001_gt.nrrd",
         None,
     ]
     touch(masks, "q.nii")
-    with pytest.raises(ValueError, match=r"q\.nii: this mask belongs to no scan"):
-        raw_folders.read_plain(scans, masks)
+    (problem,) = raw_folders.read_plain(scans, masks).problems
+    assert "q.nii: this mask belongs to no scan" in problem
 
 
 def test_two_files_of_one_name(tmp_path):
-    folder = touch(tmp_path, "a.nii", "a.nii.gz")
-    with pytest.raises(ValueError, match=r"a\.nii\.gz: .*a\.nii is named alike.*Rename"):
-        raw_folders.find_scans(folder)
+    cases, ignored, problems = raw_folders.find_scans(touch(tmp_path, "a.nii", "a.nii.gz", "b.nii"))
+    assert {name: name_of(path) for name, (path,) in cases.items()} == {"a": "a.nii", "b": "b.nii"}
+    assert list(ignored) == [tmp_path / "a.nii.gz"]
+    assert re.search(r"a\.nii\.gz: .*a\.nii is named alike.*Rename", problems[0])

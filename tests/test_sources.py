@@ -161,3 +161,16 @@ def test_slices_shorter_than_a_crop_along_either_side_are_counted(tmp_path):
             file["image"] = np.zeros(shape, np.float32)
     assert sources.count_smaller(cases, 6) == 3
     assert sources.count_smaller(cases, 3) == 0
+
+
+def test_spacing_is_that_of_the_affine(tmp_path):
+    case = Case("a", tmp_path / "a.h5")
+    with h5py.File(case.path, "w") as file:
+        file["image"] = np.zeros((2, 2, 2))
+    assert sources.spacing(case) is None
+    with h5py.File(case.path, "a") as file:
+        file.attrs["affine"] = [[0, -2, 0, 5], [0.5, 0, 0, 6], [0, 0, 7, 8], [0, 0, 0, 1]]
+    assert sources.spacing(case) == (0.5, 2, 7)
+    case.path.write_bytes(b"no file")
+    with pytest.raises(ValueError, match=r"a\.h5: it cannot be read as HDF5"):
+        sources.spacing(case)

@@ -83,3 +83,11 @@ def test_tables_show_the_figures():
     text = printed(summaries.print_comparison, {"supervised": summary, "cifp": summary})
     assert text.count("57.50 ± 12.50") == 2
     assert "2 test cases" in text
+
+
+def test_classes_have_their_names_and_values_in_masks():
+    facts = FACTS | {"names": {"0": "background (0)", "1": "rim (2)", "2": "core (255)"}}
+    summary = summaries.summarize(EVALUATION, facts)
+    rows = printed(summaries.print_table, {"last/test": summary}).splitlines()
+    assert ["rim (2)" in row for row in rows if "85.00" in row] == [True]
+    assert ["core (255)" in row for row in rows if "30.00 ± 30.00" in row] == [True]

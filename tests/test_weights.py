@@ -11,12 +11,13 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import unflatten_dict
 
 from cifp_jax import export as export_command
 from cifp_jax.config import default_config
 from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.phantom import write_phantoms
-from cifp_jax.inference import prediction
+from cifp_jax.inference import prediction, weights
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
 from cifp_jax.reports.summaries import reported_summary
 from cifp_jax.scans import preparation
@@ -252,16 +253,17 @@ def test_there_are_released_files():
 
 def test_a_file_of_an_unknown_layout_names_those_that_are_known(tmp_path):
     save_weights(tmp_path / "x", Weights(VARIABLES, FACTS | {"data": {"name": "mri"}}))
-    config, _ = run_folder.load_network(tmp_path / "x")
-    with pytest.raises(ValueError, match=r"config\.data\.name is 'mri'; known: la, acdc"):
-        prediction.preparation(config)
+    with pytest.raises(ValueError, match=r"x: .*config\.data\.name is 'mri'; known: la, acdc"):
+        run_folder.load_network(tmp_path / "x")
 
 
 def test_a_file_of_weights_keeps_the_rule_for_masks(tmp_path):
     facts = FACTS | {"evaluation": {"largest_component": "class"}}
-    save_weights(tmp_path / "x", Weights(VARIABLES, facts))
+    shapes = weights.shapes_of(FACTS["network"], 2, 1)
+    whole = unflatten_dict({path: np.zeros(shape) for path, shape in shapes.items()})
+    save_weights(tmp_path / "x", Weights(whole, facts))
     assert run_folder.load_network(tmp_path / "x")[0].evaluation.largest_component
-    save_weights(tmp_path / "y", Weights(VARIABLES, FACTS))  # an imported file
+    save_weights(tmp_path / "y", Weights(whole, FACTS))  # an imported file
     assert not run_folder.load_network(tmp_path / "y")[0].evaluation.largest_component
 
 

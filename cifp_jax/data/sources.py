@@ -39,6 +39,22 @@ def image_shape(case: Case) -> tuple[int, ...]:
         _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
 
 
+def spacing(case: Case) -> tuple[float, ...] | None:
+    """Distance between neighbouring voxels along each axis, mm; None where the file has no affine.
+
+    Raises:
+      ValueError: the file cannot be read as HDF5.
+    """
+    try:
+        with h5py.File(case.path) as file:
+            affine = file.attrs.get("affine")
+    except OSError as error:
+        _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
+    if affine is None:
+        return None
+    return tuple(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).tolist())
+
+
 def scan_shape(case: Case, downsample: int = 1) -> tuple[int, ...]:
     """Shape of a scan as `read_case` gives it, from its file's header.
 
@@ -75,6 +91,7 @@ def read_case(
     labels: bool = True,
     downsample: int = 1,
     channels: int = 1,
+    identity: str = "",
 ) -> Arrays:
     """Reads and validates one record.
 
@@ -85,6 +102,7 @@ def read_case(
       labels: whether the label is read; an unlabelled record needs none.
       downsample: whole-number factor by which every side is averaged down.
       channels: of the image; more than one stand along a last axis of its own.
+      identity: of the data set that the record must belong to; "" for any.
 
     Returns:
       `{"image": float32 (*spatial,) or (*spatial, channels), "label": uint8 (*spatial,)}`, without
@@ -93,7 +111,8 @@ def read_case(
     Raises:
       FileNotFoundError: the file is missing.
       ValueError: it is no HDF5 file or is cut off, lacks a key, has another rank, an image and a
-        label of different shapes, voxels that are not finite, or labels that are no class.
+        label of different shapes, voxels that are not finite, labels that are no class, or
+        another identity.
     """
     if not case.path.is_file():
         raise FileNotFoundError(
@@ -103,6 +122,8 @@ def read_case(
     stored: Arrays = {}
     try:
         with h5py.File(case.path) as file:
+            if identity and file.attrs.get("identity") != identity:
+                _refuse(case, "it was prepared by another plan than its configuration.")
             for key in keys:
                 record = file.get(key)
                 if not isinstance(record, h5py.Dataset):
@@ -132,7 +153,13 @@ def read_case(
 
 
 def check_cases(
-    cases: Sequence[Case], *, classes: int, rank: int, labels: bool = True, channels: int = 1
+    cases: Sequence[Case],
+    *,
+    classes: int,
+    rank: int,
+    labels: bool = True,
+    channels: int = 1,
+    identity: str = "",
 ) -> None:
     """Reads every record once, so that a bad file is named before training rather than during it.
 
@@ -143,7 +170,9 @@ def check_cases(
       FileNotFoundError, ValueError: of the first bad record, as `read_case`.
     """
     for case in cases:
-        read_case(case, classes=classes, rank=rank, labels=labels, channels=channels)
+        read_case(
+            case, classes=classes, rank=rank, labels=labels, channels=channels, identity=identity
+        )
 
 
 class ScanCache:

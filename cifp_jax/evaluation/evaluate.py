@@ -38,6 +38,7 @@ class Evaluation:
     empty: str
     largest_component: str
     reliability: calibration.Reliability  # over the voxels of all cases
+    unit: str = "voxel"  # of the distances: voxel or mm
 
     def class_ids(self) -> list[int]:
         """The foreground classes."""
@@ -130,6 +131,7 @@ def evaluate_cases(
     classes: int,
     empty: str = "diagonal",
     largest_component: str = "",
+    spacing: Callable[[Case], Sequence[float] | None] = lambda case: None,
 ) -> Evaluation:
     """Scores predictions of whole volumes, of a 2D or a 3D network alike.
 
@@ -143,6 +145,7 @@ def evaluate_cases(
       empty: one of `metrics.EMPTY_RULES`.
       largest_component: keep only the largest connected component of each class (class), or of all
         classes together (foreground); "" keeps all.
+      spacing: of a case's voxels, mm. Where one of the cases has none, all distances are in voxels.
 
     Raises:
       ValueError: an unknown rule, or no cases.
@@ -153,17 +156,22 @@ def evaluate_cases(
         raise ValueError("There are no cases to evaluate: name at least one.")
     rows: list[Row] = []
     reliability = calibration.no_voxels()
-    for case in cases:
+    spacings = [spacing(case) for case in cases]
+    known = None not in spacings
+    for case, own in zip(cases, spacings, strict=True):
         record = read(case)
         try:
             label = record["label"]
             probabilities, seconds = _predict(predict, record["image"], label.shape, classes)
             prediction = label_map(probabilities, largest_component=largest_component)
-            scores = metrics.score(prediction, label, classes, empty=empty)
+            scores = metrics.score(
+                prediction, label, classes, empty=empty, spacing=own if known else None
+            )
             reliability += calibration.reliability(probabilities, label)
         except Exception as error:
             raise CaseError(
                 f"{case.path}: case {case.name!r} could not be evaluated: {error}"
             ) from error
         rows += [Row(case.name, score, seconds) for score in scores]
-    return Evaluation(tuple(rows), empty, largest_component, reliability)
+    unit = "mm" if known else "voxel"
+    return Evaluation(tuple(rows), empty, largest_component, reliability, unit)

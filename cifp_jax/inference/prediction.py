@@ -28,6 +28,25 @@ def preparation(config: Config) -> Preparation:
     return fixed or Preparation(**config.preparation.to_dict())
 
 
+def prediction_config(config: Config) -> Config:
+    """The run's settings with half-overlapping windows that count more in their middle.
+
+    All devices share the windows, whatever the run was trained on.
+    """
+    config.parallel = "jit"
+    config.evaluation.stride = tuple(max(side // 2, 1) for side in config.data.patch_size)
+    config.evaluation.gaussian = True
+    return config
+
+
+def window_rows(config: Config) -> tuple[int, int]:
+    """Side of a window along the first axis of a record, and its stride; both are 1 for slices."""
+    if find_layout(config.data.name).rank == 2:
+        return 1, 1
+    factor = config.data.downsample
+    return config.data.patch_size[0] * factor, config.evaluation.stride[0] * factor
+
+
 def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str, Any]], Predict]:
     """`predictor(variables)` gives `predict(image) -> probabilities`, compiled once for all.
 

@@ -1,15 +1,19 @@
 """Released weights: one safetensors file, without pickle, that says what it is."""
 
+import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cifp_jax.files import whole
+from cifp_jax.models import make_network
 
 FORMAT = "cifp-jax-weights-2"
 _NEEDED = ("network", "data", "preparation", "method", "step", "training_list")
@@ -28,6 +32,15 @@ class Weights(NamedTuple):
 
     variables: dict[str, Any]
     facts: dict[str, Any]
+
+
+def digest(variables: dict[str, Any]) -> str:
+    """What tells the variables of a network from those of any other one: a SHA-256 in hex."""
+    found = hashlib.sha256()
+    for name, value in sorted(flatten_dict(variables, sep="/").items()):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return found.hexdigest()
 
 
 def save_weights(path: pathlib.Path, weights: Weights, *, half: bool = False) -> None:
@@ -83,5 +96,43 @@ def load_weights(path: pathlib.Path) -> Weights:
             f"`python -m cifp_jax.export` or `cifp_jax.import_torch`."
         )
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    facts = {name: json.loads(value) for name, value in metadata.items()}
+    try:
+        facts = {name: json.loads(value) for name, value in metadata.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: its header is damaged ({error}). Bring the file here again."
+        ) from error
     return Weights(unflatten_dict(tensors, sep="/"), facts)
+
+
+def shapes_of(
+    network: Mapping[str, Any], rank: int, channels: int
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The shape of each variable of a network, by its path.
+
+    Args:
+      network: name, classes and filters.
+      rank: number of spatial axes of its images.
+      channels: of its images.
+
+    Raises:
+      ValueError: there is no such network.
+    """
+    model = make_network(**network)
+    image = jax.ShapeDtypeStruct((1, *(16,) * rank, channels), np.float32)
+    made: Any = jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False), jax.random.key(0), image
+    )
+    flat: dict[Any, Any] = flatten_dict(made)
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def misfit(variables: Mapping[str, Any], shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> str:
+    """The first variable that is not of the shape that is due; "" where all are."""
+    flat: dict[tuple[str, ...], Any] = flatten_dict(dict(variables))
+    for path, shape in shapes.items():
+        found = flat[path].shape if path in flat else None
+        if found != shape:
+            return f"{'/'.join(path)} has shape {found}, where {shape} is due."
+    more = [path for path in flat if path not in shapes]
+    return f"{'/'.join(more[0])} is none of this network's." if more else ""

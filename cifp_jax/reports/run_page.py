@@ -15,7 +15,7 @@ from cifp_jax.evaluation.calibration import BINS
 from cifp_jax.evaluation.evaluate import FIGURES, Evaluation
 from cifp_jax.files import write_text
 from cifp_jax.reports import html
-from cifp_jax.reports.summaries import TITLES, figure_texts
+from cifp_jax.reports.summaries import TITLES, class_name, distance_unit, figure_texts
 
 _PACKAGES = ("cifp-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -78,10 +78,12 @@ def _cards(summary: Mapping[str, Any]) -> str:
     return html.cards([*figures, missed, error])
 
 
-def _cases(evaluation: Evaluation) -> str:
+def _cases(evaluation: Evaluation, facts: Mapping[str, Any]) -> str:
     names, seconds = evaluation.cases(), evaluation.seconds()
     tables = {name: evaluation.table(name) for name in ("dice", "hd95", "asd", "missed")}
-    several = [f"class {k}" for k in evaluation.class_ids()] if len(tables["dice"][0]) > 1 else []
+    called = [class_name(facts, k) for k in evaluation.class_ids()]
+    called = [f"class {name}" if name.isdigit() else name for name in called]
+    several = called if len(called) > 1 else []
     head = ["case", TITLES["dice"], *several, TITLES["hd95"], TITLES["asd"], "missed", "seconds"]
     rows = []
     for i in evaluation.worst_first():
@@ -90,7 +92,10 @@ def _cases(evaluation: Evaluation) -> str:
         values += [tables["hd95"][i].mean(), tables["asd"][i].mean()]
         missed = str(int(tables["missed"][i].sum()))
         rows.append([names[i], *(f"{v:.2f}" for v in values), missed, f"{seconds[i]:.2f}"])
-    caption = "Figures of a case are means over its foreground classes; 95HD and ASD in voxels."
+    caption = (
+        f"Figures of a case are means over its foreground classes; 95HD and ASD in "
+        f"{distance_unit(facts)}."
+    )
     return html.table(head, rows, caption=caption)
 
 
@@ -134,7 +139,7 @@ def _list_section(
     if facts["checkpoint"] == "best" and facts["list"] == "validation":
         yield html.paragraph("The checkpoint was chosen by its Dice on these same cases.")
     yield html.heading(3, "Every case, worst first")
-    yield _cases(evaluation)
+    yield _cases(evaluation, facts)
     if any(folder.glob("*.png")):
         yield html.heading(3, "The worst cases")
         yield _overlays(evaluation, folder)
@@ -153,10 +158,14 @@ def _checkpoints(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append([name, step, "all", *figure_texts(summary["overall"]), error])
         if len(summary["classes"]) > 1:
             parts = summary["classes"].items()
-            rows += [[name, step, k, *figure_texts(part), ""] for k, part in parts]
+            rows += [
+                [name, step, class_name(summary["facts"], k), *figure_texts(part), ""]
+                for k, part in parts
+            ]
     facts = next(iter(summaries.values()))["facts"]
     caption = (
-        f"Mean ± standard deviation over cases; 95HD and ASD in voxels. Bold: reported. "
+        f"Mean ± standard deviation over cases; 95HD and ASD in {distance_unit(facts)}. Bold: "
+        f"reported. "
         f"Protocol {facts['protocol']}; distance of a missed class: {facts['empty']}; largest "
         f"component only: {facts['largest_component'] or 'no'}."
     )

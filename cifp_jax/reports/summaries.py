@@ -28,7 +28,8 @@ def summarize(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any
 
     Args:
       evaluation: the figures.
-      facts: what they depend on: list, checkpoint rule, step, weights, ...
+      facts: what they depend on: list, checkpoint rule, step, weights, ...; `names` of the classes
+        where they have any.
 
     Returns:
       `facts`: the protocol's version, the rules, the number of cases, and those given;
@@ -44,7 +45,7 @@ def summarize(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any
         "facts": {
             "protocol": PROTOCOL,
             "cases": len(evaluation.seconds()),
-            "units": {"dice": "%", "jaccard": "%", "hd95": "voxel", "asd": "voxel"},
+            "units": {"dice": "%", "jaccard": "%", "hd95": evaluation.unit, "asd": evaluation.unit},
             **facts,
             **rules,
         },
@@ -93,6 +94,16 @@ def reported_summary(summaries: Mapping[str, Any]) -> dict[str, Any]:
     return next((s for s in chosen if s["facts"]["list"] == "test"), chosen[0])
 
 
+def class_name(facts: Mapping[str, Any], k: object) -> str:
+    """What a class is called in tables: by the `names` of a summary's facts, else its number."""
+    return facts.get("names", {}).get(str(k), str(k))
+
+
+def distance_unit(facts: Mapping[str, Any]) -> str:
+    """The unit of 95HD and ASD in a sentence, by the facts of a summary: voxels or mm."""
+    return "mm" if facts["units"]["hd95"] == "mm" else "voxels"
+
+
 def figure_texts(part: Mapping[str, Any]) -> list[str]:
     """`mean ± std` of each of `FIGURES`, and `missed`, of a part of a summary."""
     values = [f"{part[name]['mean']:.2f} ± {part[name]['std']:.2f}" for name in FIGURES]
@@ -103,7 +114,8 @@ def print_table(
     console: Console, summaries: Mapping[str, Mapping[str, Any]], title: str = ""
 ) -> None:
     """Prints summaries one below the other: overall, then by class. The reported one is bold."""
-    table = Table(title=title, caption="mean ± std over cases; 95HD and ASD in voxels")
+    units = " or ".join(sorted({distance_unit(s["facts"]) for s in summaries.values()}))
+    table = Table(title=title, caption=f"mean ± std over cases; 95HD and ASD in {units}")
     for column in ("", "step", "class", *TITLES.values(), "missed"):
         table.add_column(column, justify="left" if column in ("", "class") else "right")
     for name, summary in summaries.items():
@@ -113,7 +125,8 @@ def print_table(
         table.add_row(f"{name}{mark}", step, "all", *figure_texts(summary["overall"]), style=style)
         if len(summary["classes"]) > 1:
             for k, part in summary["classes"].items():
-                table.add_row("", "", k, *figure_texts(part), style="dim")
+                own = class_name(summary["facts"], k)
+                table.add_row("", "", own, *figure_texts(part), style="dim")
         table.add_section()
     console.print(table)
 
@@ -123,7 +136,7 @@ def print_comparison(console: Console, summaries: Mapping[str, Mapping[str, Any]
     facts = next(iter(summaries.values()))["facts"]
     table = Table(
         title=f"{facts['cases']} {facts.get('list', '')} cases",
-        caption="mean ± std over cases; 95HD and ASD in voxels",
+        caption=f"mean ± std over cases; 95HD and ASD in {distance_unit(facts)}",
     )
     for column in ("method", "step", *TITLES.values(), "missed"):
         table.add_column(column, justify="left" if column == "method" else "right")

@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import Integer
 
 from cifp_jax.files import write_list, write_record
-from cifp_jax.scans import preparation, volumes
+from cifp_jax.scans import preparation, readers, volumes
 from cifp_jax.scans.fingerprint import image_box
 
 _FRAME = re.compile(r"(patient\d+)_frame(\d+)\.nii(\.gz)?$")
 _LA_SIZE = 112  # voxels that the field's cut has at least, in X and Y
+TRAIN_LISTS = {"acdc": "train_slices.list", "la": "train.list"}
 _LA_MARGIN = (10, 20)  # drawn from 10 to 19
 
 
@@ -75,7 +76,7 @@ def truth_box(label: Integer[np.ndarray, "x y z"], rng: np.random.Generator) -> 
 
 
 def _masked(image: pathlib.Path, mask: pathlib.Path) -> tuple[volumes.Volume, volumes.Volume]:
-    scan, label = volumes.read_channels([image], 1), volumes.read_channels([mask], 1)
+    scan, label = readers.read_channels([image], 1), readers.read_channels([mask], 1)
     volumes.check_same_geometry(scan, label)
     return scan, label
 
@@ -154,7 +155,7 @@ def prepare(
             shutil.copyfile(path, out / path.name)
     elif kind == "la":
         train, test = _shuffled(list(written), (0.8, 0.2))
-        write_list(out / "train.list", train)
+        write_list(out / TRAIN_LISTS[kind], train)
         write_list(out / "test.list", test)
     else:
         patients = sorted({name.split("_")[0] for name in written})
@@ -162,7 +163,7 @@ def prepare(
             [name for patient in part for name in written if name.startswith(f"{patient}_")]
             for part in _shuffled(patients, (0.7, 0.1, 0.2))
         ]
-        write_list(out / "train_slices.list", [s for name in sets[0] for s in written[name]])
+        write_list(out / TRAIN_LISTS[kind], [s for name in sets[0] for s in written[name]])
         for listing, names in zip(("train", "val", "test"), sets, strict=True):
             write_list(out / f"{listing}.list", names)
     return failures

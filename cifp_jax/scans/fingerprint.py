@@ -1,15 +1,18 @@
 """What a raw data set is like: spacings, shapes, intensities, classes. Read case by case."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
-from cifp_jax.scans import volumes
-from cifp_jax.scans.preparation import Preparation
+from cifp_jax.host import in_order
+from cifp_jax.scans import readers, segmentations, volumes
+from cifp_jax.scans.preparation import Preparation, intensity_range
 from cifp_jax.scans.raw_folders import RawCase, RawData
+from cifp_jax.scans.segmentations import Segmentation
 from cifp_jax.scans.volumes import Volume
 
 _SAMPLE = 100_000  # voxels of a scan that its percentiles are taken from
@@ -51,7 +54,7 @@ def count_channels(data: RawData) -> int:
         if others:
             return 1 + len(others)
         try:
-            array: Any = volumes.read(first).array
+            array: Any = readers.read(first).array
         except ValueError:
             continue  # said when its turn comes
         return array.shape[3] if array.ndim == 4 else 1
@@ -70,27 +73,33 @@ def image_box(array: Shaped[np.ndarray, "x y z *c"]) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def read_pair(case: RawCase, channels: int) -> tuple[Volume, Volume | None]:
+def read_pair(
+    case: RawCase, channels: int, labels: Mapping[int, str]
+) -> tuple[Volume, Volume | None]:
     """The scan and the mask of a case, on one grid.
 
+    `labels` are names of values, which the segments of a DICOM segmentation become.
+
     Raises:
-      FileNotFoundError, ValueError: as `volumes.read_channels` and `check_same_geometry`.
+      FileNotFoundError, ValueError: as `readers.read_channels` and `volumes.on_grid_of`.
     """
-    scan = volumes.read_channels(case.images, channels)
+    scan = readers.read_channels(case.images, channels)
     if scan.prepared:
         raise ValueError(
             f"{scan.path}: HDF5 files hold prepared arrays. Prepare the scan that it was made from."
         )
     if case.label is None:
         return scan, None
-    mask = volumes.read(case.label)
+    if segmented := isinstance(case.label, Segmentation):
+        mask = segmentations.read(case.label, {name: value for value, name in labels.items()})
+    else:
+        mask = readers.read(case.label)
     if mask.array.ndim != 3:
         raise ValueError(
             f"{case.label}: as a mask it must have three axes, not shape {mask.array.shape}. "
             f"Save one mask with a value for each class."
         )
-    volumes.check_same_geometry(scan, mask)
-    return scan, mask
+    return scan, volumes.on_grid_of(scan, mask, partial=segmented)
 
 
 def _whole_values(mask: Volume) -> dict[int, int]:
@@ -103,22 +112,20 @@ def _whole_values(mask: Volume) -> dict[int, int]:
     return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
 
 
-def _statistics(channel: Shaped[np.ndarray, "x y z"]) -> tuple[float, ...]:
+def _statistics(channel: Shaped[np.ndarray, "x y z"], path: pathlib.Path) -> tuple[float, ...]:
+    smallest, largest = map(float, intensity_range(channel, path))
     sample = channel.ravel()[:: max(channel.size // _SAMPLE, 1)].astype(np.float64)
-    if not np.isfinite(sample).all():
-        raise ValueError("some voxels are NaN or infinite")
     low, middle, high = np.percentile(sample, (0.5, 50, 99.5)).tolist()
-    smallest, largest = float(channel.min()), float(channel.max())
     return smallest, low, middle, high, largest, float(sample.mean()), float(sample.std())
 
 
-def examine(case: RawCase, channels: int) -> CaseFacts:
+def examine(case: RawCase, channels: int, labels: Mapping[int, str]) -> CaseFacts:
     """The facts of a case.
 
     Raises:
       FileNotFoundError, ValueError: naming the file and the remedy.
     """
-    scan, mask = read_pair(case, channels)
+    scan, mask = read_pair(case, channels, labels)
     array = _CANONICAL.turned(scan.array, scan)
     by_channel = scan.array.reshape(*scan.array.shape[:3], channels)
     order = [_CANONICAL.source_axis(scan, i) for i in range(3)]
@@ -127,10 +134,7 @@ def examine(case: RawCase, channels: int) -> CaseFacts:
     if mask is not None:
         labeled = by_channel[mask.array > 0]
         foreground = labeled[:: max(len(labeled) // _FOREGROUND_SAMPLE, 1)].T
-    try:
-        intensities = tuple(_statistics(by_channel[..., c]) for c in range(channels))
-    except ValueError as error:
-        raise ValueError(f"{scan.path}: {error}. Replace them, or leave this scan out.") from error
+    intensities = tuple(_statistics(by_channel[..., c], scan.path) for c in range(channels))
     return CaseFacts(
         case,
         array.shape[:3],
@@ -144,29 +148,44 @@ def examine(case: RawCase, channels: int) -> CaseFacts:
 
 
 def examine_all(
-    cases: Iterable[RawCase], labels: Mapping[int, str], channels: int
-) -> tuple[list[CaseFacts], list[str]]:
-    """The facts of all cases that can be used, and what is wrong with the others.
+    cases: Iterable[RawCase], labels: Mapping[int, str], channels: int, jobs: int = 1
+) -> Iterator[CaseFacts | str]:
+    """The facts of each case that can be used, or what is wrong with it.
 
-    `labels` are the values that masks may hold; {} where nobody says.
+    Args:
+      cases: in the order of the result.
+      labels: the values that masks may hold; {} where nobody says.
+      channels: of each scan.
+      jobs: cases that are read at once.
     """
-    facts, failures = [], []
-    for case in cases:
+
+    def tried(case: RawCase) -> CaseFacts | str:
         try:
-            found = examine(case, channels)
+            found = examine(case, channels, labels)
             unknown = sorted(set(found.values) - set(labels)) if labels else []
             if unknown:
                 raise ValueError(
                     f"{case.label}: it holds the values {unknown}, which are no labels of this "
                     f"data set ({list(labels)}). Correct the mask, or name the label."
                 )
-            facts.append(found)
+            return found
         except (ValueError, FileNotFoundError) as error:
-            failures.append(str(error))
-    return facts, failures
+            return str(error)
+
+    return in_order(tried, cases, jobs)
 
 
-def summary(facts: list[CaseFacts]) -> dict[str, Any]:
+def doubts(facts: CaseFacts) -> str:
+    """What a person should look at in a mask: that it is empty, or marks a single voxel."""
+    if not facts.values:
+        return ""
+    if set(facts.values) == {0}:
+        return "its mask is empty, which teaches that nothing is there"
+    single = [value for value, count in facts.values.items() if count == 1]
+    return f"label {', '.join(map(str, single))} fills one voxel" if single else ""
+
+
+def summary(facts: Sequence[CaseFacts]) -> dict[str, Any]:
     """`fingerprint.json`: the whole set, then case by case.
 
     Spacings are in mm along right, anterior, superior; intensities as in the files.

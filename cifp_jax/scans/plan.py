@@ -6,6 +6,8 @@ that fits. The memory that a step takes is estimated, not measured.
 
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 import pprint
 import textwrap
@@ -202,13 +204,20 @@ def _fitted(
     )
 
 
+def identity(plan: Plan, fingerprint: Mapping[str, Any]) -> str:
+    """What tells a prepared data set from another one: a digest of its plan and its scans."""
+    made_of = (dataclasses.asdict(plan.preparation), plan.channels, fingerprint)
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+
 def settings(
-    plan: Plan, *, labeled: int, validation: int, tested: bool, bytes_on_disk: int
+    plan: Plan, *, identity: str, labeled: int, validation: int, tested: bool, bytes_on_disk: int
 ) -> dict[str, Any]:
     """The settings of a plan, by the names that they have in a configuration."""
     stride = tuple(max(side // 2, 1) for side in plan.patch)
     return {
         "data.name": "volumes" if plan.rank == 3 else "slices",
+        "data.identity": identity,
         "data.labeled": labeled,
         "data.test_list": "test.list" if tested else "",
         "data.channels": plan.channels,

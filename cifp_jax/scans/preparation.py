@@ -1,6 +1,7 @@
 """What is done to a scan before a network sees it, and to what the network says of it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,35 @@ import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
 from cifp_jax.scans import geometry
-from cifp_jax.scans.volumes import Volume
+from cifp_jax.scans.volumes import Volume, check_oriented, refuse
+
+_LARGEST = 1e10  # no scanner gives more; a voxel that does would flatten all others
+
+
+def intensity_range(
+    array: Shaped[np.ndarray, "*s"], path: pathlib.Path
+) -> tuple[np.float64, np.float64]:
+    """The smallest and the largest value of a channel.
+
+    Raises:
+      ValueError: one is not finite, none of a scanner's, or all are alike; `path` is named.
+    """
+    low, high = np.float64(array.min()), np.float64(array.max())
+    if not np.isfinite(low + high):
+        refuse(path, "it holds voxels that are NaN or infinite. Replace them, or leave it out.")
+    if max(-low, high) > _LARGEST:
+        refuse(
+            path,
+            f"its values reach from {low:.3g} to {high:.3g}, which no scanner gives, and would "
+            f"drown all others. Replace them, or leave this scan out.",
+        )
+    if low == high:
+        refuse(
+            path,
+            f"all its voxels have the value {low:g}, so it cannot be normalised. Leave this scan "
+            f"out.",
+        )
+    return low, high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +65,13 @@ class Preparation:
     def turned(
         self, array: Shaped[np.ndarray, "x y z *c"], volume: Volume
     ) -> Shaped[np.ndarray, "a b d *c"]:
-        """An array on the grid of `volume` with its axes as in a record (a view)."""
+        """An array on the grid of `volume` with its axes as in a record (a view).
+
+        Raises:
+          ValueError: the axes are to be turned, and the file does not say how they lie.
+        """
         if self.canonical:
+            check_oriented(volume)
             array, _ = geometry.to_canonical(array, volume.affine)
         return array.transpose(*self.axes, *range(3, array.ndim))
 
@@ -80,10 +114,8 @@ class Preparation:
         """The record of a scan: turned, normalised, resampled by linear interpolation.
 
         Raises:
-          ValueError: voxels that are not finite, or all alike where a rule needs a spread.
+          ValueError: as `intensity_range`, or the axes cannot be turned.
         """
-        if volume.prepared:
-            return volume.array.astype(np.float32)
         array, shape = self.turned(volume.array, volume), self.shape(volume)
         if array.ndim == 3:
             return geometry.resample_linear(self._normalized(array, 0, volume), shape)
@@ -98,23 +130,13 @@ class Preparation:
     ) -> Float[np.ndarray, "a b d"]:
         rule = self.normalization[min(channel, len(self.normalization) - 1)]
         # float64, as in the field's scripts; by slices, as whole scans would not fit.
-        low, high = np.float64(array.min()), np.float64(array.max())
-        if not np.isfinite(low + high):
-            raise ValueError(
-                f"{volume.path}: it holds voxels that are NaN or infinite. Replace them, or leave "
-                f"this scan out."
-            )
+        low, high = intensity_range(array, volume.path)
         if rule[0] == "fixed":
             low, high, middle, width = rule[1:]
         elif rule[0] == "minmax":
             middle, width = low, high - low
         else:
             middle, width = np.mean(array, dtype=np.float64), np.std(array, dtype=np.float64)
-        if not width > 0:
-            raise ValueError(
-                f"{volume.path}: all its voxels have the value {low:g}, so it cannot be "
-                f"normalised. Leave this scan out."
-            )
         normalized = np.empty(array.shape, np.float32)
         for i, part in enumerate(array):
             normalized[i] = (np.clip(np.asarray(part, np.float64), low, high) - middle) / width

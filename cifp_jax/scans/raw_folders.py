@@ -1,27 +1,31 @@
-"""Reads folders of raw scans and masks as people keep them: nnU-Net, Decathlon, or plain."""
+"""Scans and masks in folders as people keep them: which are the cases, and which mask is whose."""
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from cifp_jax.scans import volumes
+from cifp_jax.scans import dicom, discovery, readers
+from cifp_jax.scans.discovery import Found
+from cifp_jax.scans.readers import Source
+from cifp_jax.scans.segmentations import Segmentation
 
 _CHANNEL = re.compile(r"_(\d{4})$")
-_MASK = re.compile(r"[-_](gt|seg|segmentation|mask|label|labels)$", re.IGNORECASE)
-_BACKGROUND = "background"
+_MASK = re.compile(r"(^|[-_])(gt|seg|dseg|segmentation|mask|label|labels)$", re.IGNORECASE)
+BACKGROUND = "background"
+_A_MASK = "named as a mask; `prepare` takes masks of the folder that --masks names"
+_SEGMENTATION = "a DICOM segmentation; `prepare` takes it in the folder that --masks names"
 
 
 @dataclasses.dataclass(frozen=True)
 class RawCase:
-    """A scan: its name, a file for each channel (or one for all), and its mask if it has one."""
+    """A scan: its name, what holds each channel (or all of them), and its mask if it has one."""
 
     name: str
-    images: tuple[pathlib.Path, ...]
-    label: pathlib.Path | None
+    images: tuple[Source, ...]
+    label: Source | Segmentation | None
     test: bool = False
 
 
@@ -33,58 +37,41 @@ class RawData:
       cases: sorted by name; no name stands twice.
       channels: names of the image's channels; () where nobody says.
       labels: name of each value of a mask, background first; {} where nobody says.
-      remarks: what a person should know of how the folder was understood.
+      ignored: files that are left out, and why.
+      problems: what is wrong with files that were to be scans or masks.
     """
 
     cases: tuple[RawCase, ...]
     channels: tuple[str, ...]
     labels: Mapping[int, str]
-    remarks: tuple[str, ...] = ()
+    ignored: Mapping[pathlib.Path, str]
+    problems: tuple[str, ...] = ()
 
 
-def _is_series(folder: pathlib.Path) -> bool:
-    """Whether a folder holds the slices of a DICOM series, by their marks or their ending."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
-            if path.suffix.lower() == ".dcm":
-                return True
-            with path.open("rb") as file:
-                return file.read(132)[128:] == b"DICM"
-    return False
+class Scans(NamedTuple):
+    """The scans of a folder by name, with what holds their channels, and the other files."""
+
+    cases: dict[str, tuple[Source, ...]]
+    ignored: dict[pathlib.Path, str]
+    problems: list[str]
 
 
-def _entries(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The files and series in a folder (or the one at `path`) by their names without ending."""
-    if path.is_file() or _is_series(path):
-        return {volumes.stem(path): path}
-    entries = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
-    found: dict[str, pathlib.Path] = {}
-    for entry in entries:
-        if not (_is_series(entry) if entry.is_dir() else volumes.suffix(entry)):
-            continue
-        name = volumes.stem(entry)
-        if name in found:
-            raise ValueError(
-                f"{entry}: {found[name]} is named alike, so both would be the case {name!r}. "
-                f"Rename or remove one."
-            )
-        found[name] = entry
-    return found
+def _part_masks(found: Found) -> tuple[dict[str, Source], dict[str, Source | Segmentation]]:
+    """The scans in a folder, and what is a mask by its name or its kind."""
+    named = {name: source for name, source in found.scans.items() if _MASK.search(name)}
+    scans = {name: source for name, source in found.scans.items() if name not in named}
+    return scans, {**named, **found.segmentations}
 
 
-def _left_alone(folder: pathlib.Path) -> tuple[str, ...]:
-    """A remark on the files of a folder that are of no kind that can be read."""
-    plain = folder.is_dir() and not _is_series(folder)
-    files = [p for p in folder.iterdir() if p.is_file()] if plain else []
-    unknown = sorted(p.name for p in files if not (p.name.startswith(".") or volumes.suffix(p)))
-    if not unknown:
-        return ()
-    return (f"{folder}: {len(unknown)} file(s) of unknown kinds are left alone: {unknown[0]}, ...",)
+def masks_left_out(masks: Mapping[str, Source | Segmentation]) -> dict[pathlib.Path, str]:
+    left_out: dict[pathlib.Path, str] = {}
+    for mask in masks.values():
+        why = _SEGMENTATION if isinstance(mask, Segmentation) else _A_MASK
+        left_out.update(dict.fromkeys(discovery.files_of(mask), why))
+    return left_out
 
 
-def _by_case(
-    entries: Mapping[str, pathlib.Path], channels: int | None
-) -> dict[str, tuple[pathlib.Path, ...]]:
+def by_case(entries: Mapping[str, Source], channels: int | None) -> dict[str, tuple[Source, ...]]:
     """Puts the channels of a case together; `channels` as in `find_scans`."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in entries:
@@ -104,66 +91,45 @@ def _by_case(
 
 
 def find_scans(
-    path: pathlib.Path, channels: int | None = None
-) -> dict[str, tuple[pathlib.Path, ...]]:
-    """The scans in a file or folder by name, with the files of their channels.
+    path: pathlib.Path, channels: int | None = None, leave_out: Collection[pathlib.Path] = ()
+) -> Scans:
+    """The scans in a file or folder, and in all folders below it.
 
-    A folder of DICOM slices is one scan, as are folders of them below `path`. Files named
-    `<case>_0000`, `<case>_0001`, ... are the channels of one case.
+    The slices of a DICOM series are one scan. Files named `<case>_0000`, `<case>_0001`, ... are the
+    channels of one case. What is named as a mask is none.
 
     Args:
       path: a file or a folder.
       channels: of each scan; None where it is not known: then files are put together only if all
         of them are numbered so, without a gap.
+      leave_out: folders that are not looked into.
 
     Raises:
       FileNotFoundError: there is nothing at `path`, or no scan in it.
-      ValueError: two scans have one name.
+      ValueError: it is a data set with a description.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file or folder. Name one that exists.")
-    if not (entries := _entries(path)):
-        raise FileNotFoundError(
-            f"{path}: there is no scan in this folder. Known are {', '.join(volumes.SUFFIXES)} and "
-            f"folders of DICOM slices."
-        )
-    return _by_case(entries, channels)
-
-
-def _entries_if_there(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    return _entries(folder) if folder.is_dir() else {}
-
-
-def _described(root: pathlib.Path) -> dict[str, Any]:
-    path = root / "dataset.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: this is no valid JSON ({error}). Correct it.") from error
-
-
-def _named(path: pathlib.Path, labels: Mapping[str, Any]) -> dict[int, str]:
-    """Value to name, of {"1": "heart"} (Decathlon) and of {"heart": 1} (nnU-Net)."""
-    if all(key.isdigit() for key in labels):
-        named = {int(value): str(name) for value, name in labels.items()}
-    elif all(isinstance(value, int) for value in labels.values()):
-        named = {value: name for name, value in labels.items()}
-    else:
+    if (path / "dataset.json").is_file():
         raise ValueError(
-            f"{path}: some of its labels are regions of several values, which cannot be trained. "
-            f"Give each label one value."
+            f"{path}: this is a data set, with masks among its folders. Name the one with the "
+            f"scans, such as {path / 'imagesTs'}."
         )
-    if "ignore" in named.values():
-        raise ValueError(
-            f"{path}: it has a label 'ignore', for which there is no rule here. Remove the cases "
-            f"that use it, and the label."
-        )
-    if 0 not in named:
-        named[0] = _BACKGROUND
-    return dict(sorted(named.items()))
+    found = discovery.discover(path, leave_out)
+    scans, masks = (found.scans, found.segmentations) if path.is_file() else _part_masks(found)
+    ignored = {**found.ignored, **masks_left_out(masks)}
+    if not scans:
+        raise FileNotFoundError(no_scan(path, ignored))
+    return Scans(by_case(scans, channels), ignored, found.problems)
 
 
-def _collected(root: pathlib.Path, sets: Mapping[str, Mapping[str, Any]]) -> tuple[RawCase, ...]:
+def no_scan(path: pathlib.Path, ignored: Mapping[pathlib.Path, str]) -> str:
+    reasons = "".join(f"; {file.name} is left out: {why}" for file, why in [*ignored.items()][:3])
+    return (
+        f"{path}: there is no scan in this folder. Known are {', '.join(readers.SUFFIXES)} and "
+        f"DICOM series{reasons}."
+    )
+
+
+def collected(root: pathlib.Path, sets: Mapping[str, Mapping[str, Any]]) -> tuple[RawCase, ...]:
     """Cases of several folders of images; each of `sets` maps names to (images, label, test)."""
     cases: dict[str, RawCase] = {}
     for folder, found in sets.items():
@@ -177,73 +143,92 @@ def _collected(root: pathlib.Path, sets: Mapping[str, Mapping[str, Any]]) -> tup
     return tuple(cases[name] for name in sorted(cases))
 
 
-def read_described(root: pathlib.Path) -> RawData:
-    """A folder with `dataset.json`, `imagesTr` and `labelsTr`: nnU-Net's or the Decathlon's.
+def _owners(
+    name: str, mask: Source | Segmentation, scans: Mapping[str, tuple[Source, ...]]
+) -> list[str]:
+    """The scans that a mask may belong to: by its references, its name, or its patient's name."""
+    if isinstance(mask, Segmentation):
+        drawn_on = [
+            scan
+            for scan, (first, *_) in scans.items()
+            if isinstance(first, dicom.Series) and first.uid in mask.series
+        ]
+        if drawn_on:
+            return drawn_on
+    base = _MASK.sub("", name)
+    for exact in (name, base):
+        if exact in scans:
+            return [exact]
+    before = f"{base}_" if base else ""
+    return [scan for scan in scans if base != name and scan.startswith(before)]
 
-    Images of `imagesTr` without a mask, and those of `imagesUn`, are unlabelled. Images of
-    `imagesTs` are test cases if `labelsTs` holds their masks, and are left alone if not.
 
-    Raises:
-      FileNotFoundError, ValueError: of the folder or its description.
-    """
-    description = _described(root)
-    path = root / "dataset.json"
-    if not isinstance(description.get("labels"), dict):
-        raise ValueError(f'{path}: it names no labels. Add "labels": {{"background": 0, ...}}.')
-    channels = description.get("channel_names") or description.get("modality") or {}
-    count = len(channels) or None
-    training = find_scans(root / "imagesTr", count)
-    unlabeled, test = (
-        _by_case(_entries_if_there(root / folder), count) for folder in ("imagesUn", "imagesTs")
-    )
-    masks, test_masks = (_entries_if_there(root / folder) for folder in ("labelsTr", "labelsTs"))
-    for name in sorted(set(masks) - set(training)):
+def _segment_names(masks: Collection[Source | Segmentation]) -> dict[int, str]:
+    """Values for the segments of DICOM segmentations, by their names; {} for masks of values."""
+    segmented = [mask for mask in masks if isinstance(mask, Segmentation)]
+    if not segmented:
+        return {}
+    if others := [mask for mask in masks if not isinstance(mask, Segmentation)]:
         raise ValueError(
-            f"{masks[name]}: this mask has no image in {root / 'imagesTr'}. Add it, or remove the "
-            f"mask."
+            f"{segmented[0]}: this is a DICOM segmentation, which names its segments, and "
+            f"{others[0]} is a mask of values without names. Save all masks in one of these ways."
         )
-    sets = {
-        "imagesTr": {name: (files, masks.get(name), False) for name, files in training.items()},
-        "imagesUn": {name: (files, None, False) for name, files in unlabeled.items()},
-        "imagesTs": {
-            name: (files, test_masks[name], True)
-            for name, files in test.items()
-            if name in test_masks
-        },
-    }
-    alone = len(test) - len(sets["imagesTs"])
-    remark = f"{root / 'imagesTs'}: {alone} test scan(s) without masks are left alone."
-    return RawData(
-        _collected(root, sets),
-        tuple(str(channels[key]) for key in sorted(channels, key=int)),
-        _named(path, description["labels"]),
-        (remark,) if alone else (),
-    )
+    names = dict.fromkeys(name for mask in segmented for _, name in mask.names)
+    return dict(enumerate((BACKGROUND, *names)))
 
 
-def read_plain(images: pathlib.Path, masks: pathlib.Path) -> RawData:
-    """A folder of scans and a folder of masks for some of them.
+def read_plain(
+    images: pathlib.Path, masks: pathlib.Path, leave_out: Collection[pathlib.Path] = ()
+) -> RawData:
+    """A folder of scans, and the same or another folder of masks for some of them.
 
-    The mask of `case.nii.gz` is `case` or `case_seg` (`_gt`, `_mask`, `_label`), of any format.
+    The mask of `case.nii.gz` is `case_seg` (`_gt`, `_mask`, `_label`), or `case` in a folder of its
+    own, of any format; `p1_seg` is that of the only scan whose name starts with `p1_`. A DICOM
+    segmentation is that of the series that it names.
+
+    Args:
+      images: folder of scans.
+      masks: folder of masks.
+      leave_out: folders that are not looked into.
 
     Raises:
-      FileNotFoundError, ValueError: of the folders; a mask that belongs to no scan.
+      FileNotFoundError: there is no scan.
+      ValueError: some masks name their segments and others do not.
     """
-    scans, entries = find_scans(images), _entries_if_there(masks)
-    alone = _by_case(_entries(images), 1)
-    if any(name in alone or _MASK.sub("", name) in alone for name in entries):
+    together = masks.resolve() == images.resolve()
+    found = discovery.discover(images, leave_out if together else (*leave_out, masks))
+    entries, drawn = _part_masks(found)
+    ignored, problems = dict(found.ignored), list(found.problems)
+    if not together:
+        ignored.update(masks_left_out(drawn))
+        others = discovery.discover(masks, (*leave_out, images))
+        drawn = {**others.scans, **others.segmentations}
+        ignored.update(others.ignored)
+        problems += others.problems
+    if not entries:
+        raise FileNotFoundError(no_scan(images, ignored))
+    scans, alone = by_case(entries, None), by_case(entries, 1)
+    if any(name in alone or _MASK.sub("", name) in alone for name in drawn):
         scans = alone  # a mask for each file: none of them is a mere channel
-    found: dict[str, pathlib.Path] = {}
-    for name, path in entries.items():
-        name = name if name in scans else _MASK.sub("", name)
-        if name not in scans:
-            raise ValueError(
-                f"{path}: this mask belongs to no scan in {images}. Give both the same name, or "
+    labels: dict[str, Source | Segmentation] = {}
+    for name, mask in drawn.items():
+        owners = _owners(name, mask, scans)
+        if not owners:
+            problems.append(
+                f"{mask}: this mask belongs to no scan in {images}. Give both the same name, or "
                 f"remove the mask."
             )
-        if name in found:
-            raise ValueError(f"{path}: {found[name]} is a mask of {name!r} too. Remove one.")
-        found[name] = path
-    sets = {images.name: {name: (files, found.get(name), False) for name, files in scans.items()}}
-    remarks = _left_alone(images) + _left_alone(masks)
-    return RawData(_collected(images.parent, sets), (), {}, remarks)
+        elif len(owners) > 1:
+            problems.append(
+                f"{mask}: this mask may belong to any of {', '.join(owners)}. Name it after one."
+            )
+        elif owners[0] in labels:
+            problems.append(
+                f"{mask}: {labels[owners[0]]} is a mask of {owners[0]!r} too, and only that is "
+                f"taken. Remove one."
+            )
+        else:
+            labels[owners[0]] = mask
+    sets = {images.name: {name: (files, labels.get(name), False) for name, files in scans.items()}}
+    names = _segment_names(labels.values())
+    return RawData(collected(images.parent, sets), (), names, ignored, tuple(problems))

@@ -92,6 +92,7 @@ def make_split(config: Config) -> splits.Split:
             rank=case_rank,
             labels=labels,
             channels=data.channels,
+            identity=data.identity,
         )
     return split
 

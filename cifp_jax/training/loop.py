@@ -195,6 +195,8 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
         state, metrics = train_step(state, batch, run.scans)
         step += 1
         pending.append(metrics)
+        if step == first + 1:
+            lines.started(step, step + -step % training.log_every)
         if step % training.log_every == 0:
             pending = _to_host(pending)
             for number, sums in enumerate(pending, step - len(pending)):

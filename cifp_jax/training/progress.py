@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 SHARE = "pseudo_share_"  # of each class, in the metrics of methods that report it
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, markup=False)
 
 
 class Progress:
@@ -35,6 +35,12 @@ class Progress:
 
     def _print(self, step: int, text: str) -> None:
         self._console.print(f"step {step:>{len(str(self._steps))}}/{self._steps}  {text}")
+
+    def started(self, step: int, following: int) -> None:
+        """Says that the first step is compiled, and at which one the next line comes."""
+        seconds = _duration(time.monotonic() - self._clock)
+        if following > step:
+            self._print(step, f"compiled in {seconds}; the loss comes at step {following}")
 
     def logged(self, step: int, loss: float) -> dict[str, float]:
         """Prints the line of a log point; returns its speed for the metrics file.

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cifp_jax.config import Config, default_config
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import preparation
-from cifp_jax.inference.weights import load_weights
+from cifp_jax.inference.weights import load_weights, misfit, shapes_of
 from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.state import TrainState, entry, network_variables, several
@@ -120,10 +121,20 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     if path.is_file():
         weights = load_weights(path)
         config = default_config()
-        config.model.update(weights.facts["network"])
-        config.data.update(weights.facts["data"])
-        config.preparation.update(_tuples(weights.facts["preparation"]))
-        config.evaluation.update(weights.facts.get("evaluation", {}))
+        try:
+            config.model.update(weights.facts["network"])
+            config.data.update(weights.facts["data"])
+            config.preparation.update(_tuples(weights.facts["preparation"]))
+            config.evaluation.update(weights.facts.get("evaluation", {}))
+            rank = find_layout(config.data.name).rank
+            shapes = shapes_of(config.model.to_dict(), rank, config.data.channels)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: its header does not say what network it holds ({error}). It may be of a "
+                f"newer version; write it again with `python -m cifp_jax.export`."
+            ) from error
+        if wrong := misfit(weights.variables, shapes):
+            raise ValueError(f"{path}: {wrong} Write it again with `python -m cifp_jax.export`.")
         return config, weights.variables
     config = load_config(path)
     with Checkpoints(path / "checkpoints") as checkpoints:

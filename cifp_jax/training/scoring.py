@@ -1,6 +1,7 @@
 """Trained networks to figures: tables, pictures and the page of a run or of a file of weights."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,15 +44,18 @@ def score_cases(config: Config, predict: Predict, cases: Sequence[sources.Case])
       AnotherProcessFailed: another process met such a case.
     """
     rules = {name: config.evaluation[name] for name in ("empty", "largest_component")}
+    in_mm = all(sources.spacing(case) is not None for case in cases)
 
     def own() -> Evaluation:
         if not (mine := processes.share(cases)) and cases:
-            return Evaluation((), **rules, reliability=calibration.no_voxels())
+            unit = "mm" if in_mm else "voxel"
+            return Evaluation((), **rules, reliability=calibration.no_voxels(), unit=unit)
         return evaluate_cases(
             predict,
             mine,
             read=prediction.read_volume(config),
             classes=config.model.classes,
+            spacing=sources.spacing if in_mm else lambda _: None,
             **rules,
         )
 
@@ -165,6 +169,15 @@ def _checkpoint_networks(config: Config, checkpoints: Checkpoints) -> Iterator[_
             yield _Network(rule, predictor(variables), facts)
 
 
+def class_names(config: Config) -> dict[str, dict[str, str]]:
+    """For the facts of a summary: what each class is called, and its value in masks."""
+    prepared = prediction.preparation(config)
+    if not prepared.label_names:
+        return {}
+    named = prepared.named(config.model.classes)
+    return {"names": {str(k): f"{name} ({v})" for k, (v, name) in enumerate(named.items())}}
+
+
 def _score(
     config: Config,
     networks: Iterable[_Network],
@@ -204,25 +217,14 @@ def _score(
                 done[again] = score_cases(config, network.predict, cases)
             key, evaluation = f"{network.name}/{name}", done[again]
             evaluations[key] = evaluation
-            summaries[key] = summarize(evaluation, {"list": name, **network.facts})
-
-            def write(
-                network: _Network = network,
-                key: str = key,
-                cases: Sequence[sources.Case] = cases,
-            ) -> None:
-                write_evaluation(evaluations[key], folder / key, summaries[key])
-                if network.facts["reported"]:
-                    worst = evaluations[key].worst_first()[: config.evaluation.overlays]
-                    draw_overlays(
-                        network.predict,
-                        [cases[i] for i in worst],
-                        prediction.read_volume(config),
-                        folder / key,
-                        largest_component=config.evaluation.largest_component,
-                    )
-
-            processes.by_first(write)
+            summaries[key] = summarize(
+                evaluation, {"list": name, **class_names(config), **network.facts}
+            )
+            processes.by_first(
+                functools.partial(
+                    _write, config, network, cases, evaluation, summaries[key], folder / key
+                )
+            )
     if summaries:
         print_table(CONSOLE, summaries, f"{title}, {config.data.name}")
     processes.by_first(
@@ -232,6 +234,27 @@ def _score(
     )
     CONSOLE.print(f"report: {page / 'report.html'}")
     return summaries
+
+
+def _write(
+    config: Config,
+    network: _Network,
+    cases: Sequence[sources.Case],
+    evaluation: Evaluation,
+    summary: Mapping[str, Any],
+    folder: pathlib.Path,
+) -> None:
+    """The files of one network on one list, with pictures where it is the reported one."""
+    write_evaluation(evaluation, folder, summary)
+    if network.facts["reported"]:
+        worst = evaluation.worst_first()[: config.evaluation.overlays]
+        draw_overlays(
+            network.predict,
+            [cases[i] for i in worst],
+            prediction.read_volume(config),
+            folder,
+            largest_component=config.evaluation.largest_component,
+        )
 
 
 def load_predict(config: Config, workdir: pathlib.Path, step: int) -> Predict:

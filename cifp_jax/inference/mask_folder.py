@@ -1,0 +1,68 @@
+"""A folder of masks: which network's they are, and which of them are there already."""
+
+import json
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from cifp_jax.files import write_json
+from cifp_jax.scans.discovery import MASKS_MARK
+
+ENDINGS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
+
+
+class MaskFolder:
+    """Where masks and what lies beside them are written to."""
+
+    def __init__(self, path: pathlib.Path, form: str = "nifti", beside: Sequence[str] = ()) -> None:
+        """Takes the folder, the format of the masks, and what is written beside each.
+
+        Args:
+          path: of the folder; it need not exist.
+          form: a key of `ENDINGS`.
+          beside: folders of further files of each scan, with the name of the scan:
+            probabilities, uncertainty, preview, ranking.
+        """
+        self.path, self.form, self._beside = path, form, tuple(beside)
+
+    def mask(self, name: str) -> pathlib.Path:
+        """The file of a scan's mask."""
+        return self.path / f"{name}{ENDINGS[self.form]}"
+
+    def beside(self, kind: str, name: str) -> pathlib.Path:
+        """A further file of a scan."""
+        ending = {"preview": ".png", "ranking": ".npz", "measurements": ".csv"}
+        return self.path / kind / f"{name}{ending.get(kind, '.nii.gz')}"
+
+    def is_done(self, name: str) -> bool:
+        """Whether a scan has its mask and all that is due beside it."""
+        files = [self.mask(name), *(self.beside(kind, name) for kind in self._beside)]
+        return all(file.exists() for file in files)
+
+    def claim(self, network: Mapping[str, Any], scans: Collection[str], *, overwrite: bool) -> None:
+        """Makes the folder that of a network, and says so in it.
+
+        Args:
+          network: what the masks are made by, and the names of their values (`labels`).
+          scans: names of those that are to be segmented.
+          overwrite: their masks are made anew, so they may be another network's.
+
+        Raises:
+          ValueError: it holds masks of another network that would stay.
+        """
+        file = self.path / MASKS_MARK
+        there = sorted(p for ending in ENDINGS.values() for p in self.path.glob(f"*{ending}"))
+        if there and (not file.is_file() or json.loads(file.read_text()) != network):
+            if not overwrite:
+                raise ValueError(
+                    f"{there[0]}: this mask was made by another network or with other options. "
+                    f"Name another folder, or give --overwrite."
+                )
+            made_anew = {self.mask(name) for name in scans}
+            if kept := [path for path in there if path not in made_anew]:
+                raise ValueError(
+                    f"{kept[0]}: this mask was made by another network and is not made anew, as "
+                    f"its scan is not given. Remove it, or name another folder."
+                )
+        write_json(self.path / "labels.json", network["labels"])
+        write_json(file, network)

@@ -1,0 +1,56 @@
+"""Scans as they come to a network that segments them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from cifp_jax.config import Config
+from cifp_jax.inference.prediction import preparation
+from cifp_jax.scans import readers
+from cifp_jax.scans.readers import Source
+from cifp_jax.scans.volumes import Volume
+
+
+class ReadyScan(NamedTuple):
+    """A scan that is ready for the network.
+
+    Attributes:
+      source: its files, or those of its first channel.
+      scan: as it was read.
+      turned: its array with the axes of the record, at its own resolution.
+      spacing: of `turned`, mm.
+      image: the record.
+    """
+
+    source: Source
+    scan: Volume
+    turned: Shaped[np.ndarray, "a b c *channels"]
+    spacing: tuple[float, ...]
+    image: Float[np.ndarray, "x y z *channels"]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel of the scan, millilitres."""
+        return abs(float(np.linalg.det(self.scan.affine[:3, :3]))) / 1000
+
+
+def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
+    """Reads a scan and prepares it as those were that a run was trained on.
+
+    Args:
+      sources: of its channels.
+      config: of the run.
+
+    Raises:
+      FileNotFoundError, ValueError: it cannot be read or prepared.
+    """
+    scan = readers.read_channels(sources, config.data.channels)
+    if scan.prepared:
+        return ReadyScan(sources[0], scan, scan.array, scan.spacing, scan.array.astype(np.float32))
+    prepare = preparation(config)
+    spacing = tuple(scan.spacing[prepare.source_axis(scan, i)] for i in range(3))
+    return ReadyScan(
+        sources[0], scan, prepare.turned(scan.array, scan), spacing, prepare.image(scan)
+    )

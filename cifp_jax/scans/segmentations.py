@@ -1,0 +1,147 @@
+"""DICOM segmentations as masks: read onto the grid of a scan, and written for one."""
+
+import contextlib
+import importlib.metadata
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import highdicom
+import numpy as np
+import pydicom
+from jaxtyping import Integer
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from cifp_jax.files import whole
+from cifp_jax.scans import dicom
+from cifp_jax.scans.volumes import LPS, Volume, refuse
+
+_MAKER = "cifp-jax"
+_SERIES_NUMBER = 1000  # above those that scanners give
+_LESIONS = [getattr(codes.CID7159, name) for name in codes.CID7159.dir()]
+
+
+class Segmentation(NamedTuple):
+    """What a DICOM segmentation says of itself.
+
+    Attributes:
+      path: the file.
+      names: of its segments, by their numbers.
+      series: SeriesInstanceUIDs of the scans that it was drawn on.
+    """
+
+    path: pathlib.Path
+    names: tuple[tuple[int, str], ...]
+    series: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def described(path: pathlib.Path, header: pydicom.Dataset) -> Segmentation:
+    """The segmentation in a file with this header."""
+    names = tuple(
+        (int(segment.SegmentNumber), str(segment.SegmentLabel))
+        for segment in header.get("SegmentSequence", ())
+    )
+    series = (str(item.SeriesInstanceUID) for item in header.get("ReferencedSeriesSequence", ()))
+    return Segmentation(path, names, tuple(series))
+
+
+def read(segmentation: Segmentation, values: Mapping[str, int]) -> Volume:
+    """Reads a segmentation; voxels of no segment are 0.
+
+    Args:
+      segmentation: of `described`.
+      values: what the segments of each name become.
+
+    Returns:
+      A mask that covers the frames that are stored, which may be a part of the scan alone.
+
+    Raises:
+      ValueError: it cannot be read, it is fractional, its segments overlap, or one has no value.
+    """
+    path = segmentation.path
+    unknown = [name for _, name in segmentation.names if name not in values]
+    if unknown:
+        refuse(path, f"its segments {unknown} are none of {list(values)}. Rename or remove them.")
+    try:
+        file = highdicom.seg.segread(path)
+        if file.SegmentationType == "FRACTIONAL":
+            refuse(path, "it is a fractional segmentation. Save it as a binary one.")
+        volume = file.get_volume(combine_segments=True, dtype=np.uint8).flip_spatial(0)
+    except RuntimeError as error:
+        refuse(path, f"its segments overlap ({error}). Give each voxel to one segment.")
+    table = np.zeros(256, np.uint8)
+    for number, name in segmentation.names:
+        table[number] = values[name]
+    return Volume(table[volume.array].T, (LPS @ volume.affine)[:, [2, 1, 0, 3]], path)
+
+
+def _code(name: str) -> tuple[Code, Code]:
+    """Category and type of a segment: SNOMED's code of that name, or that of any tissue."""
+    found = getattr(
+        codes.SCT, "".join(word.capitalize() for word in re.findall(r"\w+", name)), None
+    )
+    if found is None:
+        return codes.SCT.Tissue, codes.SCT.Tissue
+    if found in _LESIONS:
+        return codes.SCT.MorphologicallyAbnormalStructure, found
+    return codes.SCT.AnatomicalStructure, found
+
+
+def _version() -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a folder of sources
+        return importlib.metadata.version(_MAKER)
+    return "unknown"
+
+
+def write(
+    path: pathlib.Path,
+    array: Integer[np.ndarray, "x y z"],
+    series: dicom.Series,
+    names: Mapping[int, str],
+) -> None:
+    """Writes a mask as a DICOM segmentation that refers to the scan, its patient and its study.
+
+    Args:
+      path: the file, which appears whole or not at all.
+      array: values of structures, on the grid that `dicom.read_series` gives.
+      series: the scan.
+      names: of the values, the background first. The others become segments 1, 2, ... in order,
+        also where the mask does not hold them.
+    """
+    headers, order, _ = dicom.open_stack(series)
+    version = _version()
+    frames = np.zeros(array.shape[::-1], np.uint8)
+    for number, value in enumerate(list(names)[1:], start=1):
+        frames[order] = np.where(value == array.T, number, frames[order])
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=_MAKER, family=codes.CID7162.ArtificialIntelligence, version=version
+    )
+    segments = [
+        highdicom.seg.SegmentDescription(
+            number, name, *_code(name), "AUTOMATIC", algorithm_identification=algorithm
+        )
+        for number, name in enumerate(list(names.values())[1:], start=1)
+    ]
+    segmentation = highdicom.seg.Segmentation(
+        headers,
+        frames,
+        "BINARY",
+        segments,
+        series_instance_uid=highdicom.UID(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer=_MAKER,
+        manufacturer_model_name=_MAKER,
+        software_versions=version,
+        device_serial_number="none",
+        content_label="SEGMENTATION",
+        series_description=f"Segmentation by {_MAKER}",
+    )
+    with whole(path) as partial:
+        segmentation.save_as(partial)

@@ -1,0 +1,194 @@
+"""Folders of masks: whose they are, and what stands beside the masks."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from cifp_jax import files, predict
+from cifp_jax.evaluation.measurements import measure
+from cifp_jax.reports import previews
+from cifp_jax.training import run_folder
+from tests.support.dicom_files import series
+from tests.support.intensity_run import VALUES, intensity_run
+from tests.support.scans import OBLIQUE, loaded, nifti
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    return intensity_run(tmp_path / "run", monkeypatch)
+
+
+def classes(seed, shape=(9, 7, 5)):
+    return np.random.default_rng(seed).integers(0, 3, shape)
+
+
+def scans(folder, *names):
+    for i, name in enumerate(names):
+        nifti(folder / f"{name}.nii.gz", (100 * classes(i)).astype(np.int16))
+    return folder
+
+
+def call(run, source, output, *flags):
+    return predict.main([f"--weights={run}", str(source), str(output), *flags])
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def renamed(run, monkeypatch, variables):
+    """Another network in the place of the run's."""
+    monkeypatch.setattr(
+        run_folder, "load_network", lambda path: (run_folder.load_config(path), variables)
+    )
+
+
+def test_another_network_does_not_add_to_old_masks(run, tmp_path, monkeypatch, capsys):
+    folder, out = scans(tmp_path / "in", "a", "b"), tmp_path / "out"
+    assert call(run, folder, out) == 0
+    before = (out / "a.nii.gz").stat().st_mtime_ns
+    assert call(run, folder, out) == 0  # the same network goes on
+    renamed(run, monkeypatch, {"params": {"w": np.ones(3)}})
+    scans(folder, "a", "b", "c")
+    assert call(run, folder, out) == 1
+    assert "a.nii.gz: this mask was made by another network" in capsys.readouterr().out
+    assert not (out / "c.nii.gz").exists()
+    assert (out / "a.nii.gz").stat().st_mtime_ns == before
+    (folder / "b.nii.gz").unlink()
+    assert call(run, folder, out, "--overwrite") == 1
+    assert "b.nii.gz: this mask was made by another network and is not" in capsys.readouterr().out
+    (out / "b.nii.gz").unlink()
+    assert call(run, folder, out, "--overwrite") == 0
+    assert (out / "a.nii.gz").stat().st_mtime_ns != before
+    assert call(run, folder, out, "--flips") == 1  # other options, other masks
+
+
+def test_masks_are_not_segmented_as_scans(run, tmp_path, capsys):
+    folder = scans(tmp_path / "in", "a")
+    assert call(run, folder, folder / "masks", "--uncertainty") == 0
+    capsys.readouterr()
+    assert call(run, folder, tmp_path / "out") == 0
+    assert "ignored 1: a folder of masks (masks)" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]
+
+
+def test_masks_of_nobody_knows_whom(run, tmp_path, capsys):
+    folder = scans(tmp_path / "in", "a")
+    scans(tmp_path / "out", "a")
+    assert call(run, folder, tmp_path / "out") == 1
+    assert "give --overwrite" in capsys.readouterr().out
+
+
+def test_two_commands_share_no_temporary_file(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    with files.whole(path) as one, files.whole(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"  # the one that ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_measurements_by_hand():
+    """A corner of three voxels and a far one: 4 x 2 mm^3, three of four in one piece."""
+    label = np.zeros((4, 4, 4), np.uint8)
+    label[0, 0, :3] = label[3, 3, 3] = 1
+    image, entropy = np.zeros(label.shape, np.float32), np.zeros(label.shape, np.float32)
+    image[0, 0, :3], image[3, 3, 3] = (10, 20, 30), 40
+    entropy[label == 1] = 0.5
+    names = {0: "background", 5: "liver", 9: "tumour"}
+    liver, tumour = measure("a", image, label, entropy, names=names, voxel_ml=0.002)
+    assert liver == ("a", 5, "liver", 0.008, 25.0, 0.75, 0.5)
+    assert tumour[:4] == ("a", 9, "tumour", 0.0)
+    assert np.isnan(tumour[4:]).all()
+
+
+def test_measurements_of_scans(run, tmp_path):
+    folder, out = scans(tmp_path / "in", "a", "b"), tmp_path / "out"
+    series(folder / "c", np.full((4, 5, 6), 200, np.int16) * (np.indices((4, 5, 6))[0] < 2))
+    assert call(run, folder, out, "--jobs=2") == 0
+    rows = {(row["case"], row["structure"]): row for row in table(out / "measurements.csv")}
+    assert list(rows) == [(c, s) for c in "abc" for s in ("rim", "core")]
+    count = int((classes(0) == 2).sum())
+    row = rows["a", "core"]
+    voxel = abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000
+    assert float(row["volume_ml"]) == pytest.approx(count * voxel, rel=1e-5)
+    assert (row["value"], float(row["mean_intensity"])) == ("7", 200)
+    assert float(row["mean_uncertainty"]) < 1e-3
+    # Half of 4 x 5 x 6 voxels of 0.5 x 2 x 3 mm, in one piece; nothing lies between 0 and 200.
+    assert float(rows["c", "core"]["volume_ml"]) == pytest.approx(60 * 0.003)
+    assert rows["c", "core"]["largest_component_share"] == "1"
+    assert (rows["c", "rim"]["volume_ml"], rows["c", "rim"]["mean_intensity"]) == ("0", "")
+    nifti(folder / "d.nii.gz", (100 * classes(3)).astype(np.int16))
+    assert call(run, folder, out) == 0  # the table grows with the masks
+    assert {row["case"] for row in table(out / "measurements.csv")} == set("abcd")
+
+
+def test_every_file_is_accounted_for(run, tmp_path, capsys):
+    folder, out = scans(tmp_path / "in", "a", "a_seg"), tmp_path / "out"
+    (folder / "b.nii.gz").write_bytes(b"no scan")
+    (folder / "notes.txt").touch()
+    assert call(run, folder, out) == 1
+    assert "ignored 1: no scan of a known kind (notes.txt)" in capsys.readouterr().out
+    used = {row["file"].rpartition("/")[2]: row for row in table(out / "files.csv")}
+    assert {name: row["use"] for name, row in used.items()} == {
+        "a.nii.gz": "used",
+        "a_seg.nii.gz": "ignored",
+        "b.nii.gz": "refused",
+        "notes.txt": "ignored",
+    }
+    assert "cannot be read" in used["b.nii.gz"]["reason"]
+
+
+def test_a_preview_shows_the_fullest_and_the_most_uncertain_slice(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(previews, "save_figure", lambda figure, path: figures.append(figure))
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[:, :, 2] = 1
+    entropy = np.zeros(label.shape, np.float32)
+    entropy[:, :, 1] = 0.5
+    previews.draw_preview(
+        tmp_path / "case.png",
+        np.random.default_rng(0).normal(size=label.shape),
+        label,
+        entropy,
+        spacing=(1.0, 2.0, 7.0),
+        names={0: "background", 1: "liver"},
+    )
+    (figure,) = figures
+    upper = figure.axes[:2]
+    assert [axes.get_title() for axes in upper] == ["slice 1", "slice 2"]
+    assert [axes.get_aspect() for axes in upper] == [0.5, 0.5]  # 1 mm down, 2 mm across
+    assert figure.get_suptitle() == "case: liver"
+
+
+def test_previews_beside_the_masks(run, tmp_path):
+    folder = scans(tmp_path / "in", "a")
+    assert call(run, folder, tmp_path / "out", "--preview") == 0
+    png = (tmp_path / "out/preview/a.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(
+        np.asarray(loaded(tmp_path / "out/a.nii.gz").dataobj), VALUES[classes(0)]
+    )
+
+
+def test_brackets_in_names_are_kept(run, tmp_path, capsys):
+    folder = scans(tmp_path / "in [bold]", "a")
+    (folder / "b [red].nii.gz").write_bytes(b"no scan")
+    assert call(run, folder, tmp_path / "out") == 1
+    assert "in [bold]/b [red].nii.gz: it cannot be read" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_what_is_done(run, tmp_path, monkeypatch, capsys):
+    folder, read = scans(tmp_path / "in", "a", "b"), predict.read_scan
+
+    def interrupted(sources, config):
+        if "b.nii.gz" in str(sources[0]):
+            raise KeyboardInterrupt
+        return read(sources, config)
+
+    monkeypatch.setattr(predict, "read_scan", interrupted)
+    assert call(run, folder, tmp_path / "out") == 130
+    assert "The same command goes on" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]
