@@ -5,9 +5,10 @@
 This is the field's protocol, with the field's augmentation. It has not been run yet; others report
 83 (supervised) to 91.5 % Dice at it.
 
-`configs/la.py:cpu` is for two CPU cores, with the strong recipe: scans averaged down by two, the
-whole network, crops that are augmented strongly, with AdamW, and ten unlabelled scans set aside as
-validation.
+`configs/la.py:cpu` is for two CPU cores, with the strong recipe: scans averaged down by three, so
+that a crop of 64 x 48 x 32 holds nearly the whole of one, the whole network, strong augmentation,
+AdamW, and ten unlabelled scans set aside as validation. It takes about an hour and a half of one
+core with AVX-512: 2.2 s a supervised step, 6 s one of CIFP.
 """
 
 from cifp_jax.config import Config, default_config, set_where_present
@@ -34,21 +35,23 @@ def get_config(variant: str = "full") -> Config:
         foreground_only=True,
     )
     config.evaluation.report = "last"
+    # There is one atrium. The scripts of the field differ in this: it is worth up to 0.4 Dice.
+    config.evaluation.largest_component = "class"
     if variant == "cpu":
         config.data.validation = 10
-        config.data.downsample = 2
-        config.data.patch_size = (64, 64, 48)
+        config.data.downsample = 3
+        config.data.patch_size = (64, 48, 32)
+        config.data.batch_labeled = config.data.batch_unlabeled = 4
         config.augmentation.name = "strong"
         config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.01)
         config.optimizer.update(schedule="cosine", warmup_steps=100, clip=1.0)
-        config.training.steps = 3000
-        config.training.evaluate_every = config.training.checkpoint_every = 300
-        # A short budget wants a ramp, and a pre-training, over a third of it. Pseudo labels of an
-        # untrained teacher hold nothing but background.
-        config.training.supervised_steps = 1000
-        set_where_present(config.methods, ramp_steps=1000, pretrain_steps=1000)
-        set_where_present(config.methods, threshold_steps=3000)
-        config.evaluation.stride = (32, 32, 24)
+        config.training.steps = 1400
+        config.training.evaluate_every = config.training.checkpoint_every = 200
+        # A short budget wants a pre-training: pseudo labels of an untrained teacher hold nothing
+        # but background.
+        config.training.supervised_steps = 800
+        set_where_present(config.methods, ramp_steps=600, pretrain_steps=800, threshold_steps=1400)
+        config.evaluation.stride = (32, 24, 16)
     elif variant != "full":
         raise ValueError(f"configs/la.py has no variant {variant!r}; known: full, cpu.")
     return config

@@ -70,12 +70,11 @@ def test_the_last_two_and_the_best_are_kept_with_their_progress(tmp_path):
 
 
 def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
+    save(tmp_path, 1, 2)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(make_state(1), {"next": 1})
-        checkpoints.save(make_state(2), {"next": 2})
         checkpoints.save(make_state(2), {"next": 3}, {"dice": 1.0})
-        assert (checkpoints.last(), checkpoints.best()) == (2, 2)
     with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.last(), checkpoints.best()) == (2, 2)
         assert checkpoints.resume(make_state(0))[1]["next"] == 3
 
 

@@ -56,7 +56,7 @@ def test_each_method_has_the_settings_of_its_data():
     assert build.method_settings(la.get_config(), "fixmatch").threshold == 0.95
     chosen = build.method_settings(la.get_config(), "crossmatch")
     assert (chosen.threshold, chosen.threshold_end, chosen.foreground_only) == (0.52, 0.69, True)
-    assert build.method_settings(la.get_config("cpu"), "crossmatch").threshold_steps == 3000
+    assert build.method_settings(la.get_config("cpu"), "crossmatch").threshold_steps == 1400
     assert build.method_settings(acdc.get_config("cpu"), "crossmatch").threshold_steps == 0
     assert build.method_settings(acdc.get_config(), "cifp").ramp_steps == 7500
     assert build.method_settings(acdc.get_config(), "ua_mt").threshold_steps == 30_000
