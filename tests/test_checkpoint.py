@@ -1,6 +1,9 @@
 """State, place in the data and figures are saved together; the last two and the best are kept."""
 
+import os
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 import flax.linen as nn
@@ -156,3 +159,35 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):
         ),
     ):
         checkpoints.restore(make_state(0, features=3), 1)
+
+
+# A disk that fills up, played by the largest file that the process may write.
+FULL = """
+import pathlib, resource, sys
+from tests.test_checkpoint import Checkpoints, make_state
+try:
+    with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+        checkpoints.save(make_state(2), {"next": 2})
+        checkpoints.save(make_state(3), {"next": 3})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(folder, 1)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert done.stdout.startswith(f"{folder}: a checkpoint could not be written (")
+    assert "the same command goes on" in done.stdout
+    with Checkpoints(folder) as checkpoints:
+        assert resume(checkpoints) == (1, 1, [])
+    assert kept(folder) == [1]

@@ -1,7 +1,10 @@
 """Orbax checkpoints: train state, place in the data and the evaluation's figures together."""
 
+import contextlib
 import hashlib
 import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -43,6 +46,10 @@ def _digest(state: TrainState) -> str:
     return total.hexdigest()
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 class Checkpoints:
     """The last two checkpoints of a run, and the best by validation Dice; saved asynchronously.
 
@@ -81,8 +88,12 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or not processes.several():
-            self._manager.close()  # which waits for the other processes: they may have ended
+        if error is None:
+            with self._writes():
+                self._manager.close()
+        elif not processes.several():  # of which the others may have ended: it would wait for them
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     def save(
         self,
@@ -101,17 +112,30 @@ class Checkpoints:
           OSError: the save before this one failed: the disk is full, or cannot be written.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            self._manager.wait_until_finished()
-            self._manager.delete(step)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                progress=ocp.args.JsonSave({"sha256": _digest(state), **progress}),
-            ),
-            metrics=metrics,
-        )
+        with self._writes():
+            if step in self._manager.all_steps():
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    progress=ocp.args.JsonSave({"sha256": _digest(state), **progress}),
+                ),
+                metrics=metrics,
+            )
+
+    @contextmanager
+    def _writes(self) -> Iterator[None]:
+        """Says of what goes wrong inside that a checkpoint could not be written."""
+        try:
+            yield
+        except Exception as error:  # which one depends on what was being written
+            raise OSError(
+                f"{self.folder}: a checkpoint could not be written ({_first_line(error)}). Make "
+                f"room, or let this folder be written; the same command goes on from the last one "
+                f"that is whole."
+            ) from error
 
     def last(self) -> int | None:
         """Step of the last checkpoint, or None where there is none."""
@@ -189,9 +213,8 @@ class Checkpoints:
         raise FileNotFoundError(f"{self.folder} holds no checkpoint.")
 
     def _damaged(self, step: int, error: Exception) -> DamagedError:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         return DamagedError(
-            f"{self.folder}/{step} is damaged ({said}). "
+            f"{self.folder}/{step} is damaged ({_first_line(error)}). "
             f"Remove that folder, or use another --workdir."
         )
 
