@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow soak lint clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,12 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow $(TEST_FLAGS)
+
+# Runs killed at random moments, against runs that were left alone.
+soak: .venv/ready
+	rm -rf runs/soak runs/soak_3d
+	$(BIN)/python -m tests.soak --kills=30 --out=runs/soak
+	$(BIN)/python -m tests.soak --kills=10 --rank=3d --out=runs/soak_3d
 
 lint: .venv/ready
 	$(BIN)/ruff check .
