@@ -3,10 +3,10 @@
     python -m tests.soak --kills=30 --out=runs/soak
     python -m tests.soak --kills=10 --rank=3d --out=runs/soak_3d
 
-The run is one of `configs/demo.py`, small enough for a step of some milliseconds, so that many kills
-fall into saving, validating and writing. Every start goes on by itself. At the end all arrays of
-the last checkpoint, the place in the data, and the rows of the log (but for the speed) have to be
-bit-identical. Prints what was done, and fails where they are not.
+The run is one of `configs/demo.py`, small enough for a step of some milliseconds, so that many
+kills fall into saving, validating and writing. Every start goes on by itself. At the end all arrays
+of the last checkpoint, the place in the data, and the rows of the log (but for the speed) have to
+be bit-identical. Prints what was done, and fails where they are not.
 """
 
 import argparse
