@@ -48,9 +48,8 @@ def untrained_run(config, folder):
     """A run that was stopped before its first step."""
     folder.mkdir()
     (folder / "config.json").write_text(build.describe(config))
-    iterator = build.make_iterator(config, build.make_split(config))
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(build.make_state(config), iterator)
+        checkpoints.save(build.make_state(config), {})
     return folder
 
 
