@@ -108,11 +108,7 @@ def weights() -> str:
     for name, run, what in (
         ("acdc_7_cifp_cpu", "acdc_cpu/acdc7_cifp_0", "CIFP, U-Net, 7 ACDC patients"),
         ("acdc_7_supervised_cpu", "acdc_cpu/acdc7_supervised_0", "supervised, the same"),
-        (
-            "la_8_cifp_laptop",
-            "first_form/la_laptop_equal_time/la_8_cifp_0",
-            "first form of CIFP, half-width V-Net, 8 LA scans",
-        ),
+        ("la_8_cifp_cpu", "la_cpu/la8_cifp_0", "CIFP, V-Net, 8 LA scans"),
     ):
         result = load(RESULTS / f"{run}.json")
         facts, data = result["reported"]["facts"], result["config"]["data"]
@@ -135,6 +131,8 @@ def weights() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "acdc": lambda: main_table("acdc_cpu", 7),
     "acdc_cpu": lambda: by_class("acdc_cpu", "RV / myocardium / LV"),
+    "la_cpu": lambda: by_class("la_cpu", "left atrium"),
+    "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,
     "weights": weights,
     "label_choice": label_choice,

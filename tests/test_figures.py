@@ -41,7 +41,7 @@ def test_a_digit_changed_by_hand_is_put_right():
     assert figures.fill(edited) == page != edited
     # What stands outside of the markers is left as it is.
     assert figures.fill("78.06\n<!-- end -->") == "78.06\n<!-- end -->"
-    with pytest.raises(ValueError, match="no table 'acdcc'; known: acdc, acdc_cpu, published, "):
+    with pytest.raises(ValueError, match="no table 'acdcc'; known: acdc, acdc_cpu, la_cpu, "):
         figures.fill("<!-- table: acdcc -->\n<!-- end -->")
 
 
