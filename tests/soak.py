@@ -62,7 +62,11 @@ def left(workdir: pathlib.Path) -> tuple[dict[str, Any], Any, list[dict[str, Any
     last = folder / max((p.name for p in folder.iterdir() if p.name.isdigit()), key=int)
     tree = ocp.StandardCheckpointer().restore((last / "state").absolute())
     arrays = {
-        jax.tree_util.keystr(path): np.asarray(leaf)
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(leaf)
+            if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
     with ocp.CheckpointManager(folder.absolute()) as manager:
