@@ -9,7 +9,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-# Supervised-only against CIFP on synthetic hearts, about three minutes on two cores.
+# Supervised-only against CIFP on synthetic hearts, about four minutes on two cores.
 demo: .venv/ready
 	$(BIN)/python -m cifp_jax.main --config=configs/demo.py --workdir=runs/demo
 
@@ -23,8 +23,8 @@ test-slow: .venv/ready
 # Runs killed at random moments, against runs that were left alone.
 soak: .venv/ready
 	rm -rf runs/soak runs/soak_3d
-	$(BIN)/python -m tests.soak --kills=30 --out=runs/soak
-	$(BIN)/python -m tests.soak --kills=10 --rank=3d --out=runs/soak_3d
+	$(BIN)/python -m tests.soak --kills=45 --out=runs/soak
+	$(BIN)/python -m tests.soak --kills=15 --rank=3d --out=runs/soak_3d
 
 lint: .venv/ready
 	$(BIN)/ruff check .

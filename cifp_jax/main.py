@@ -252,13 +252,9 @@ def main(argv: Sequence[str]) -> None:
             raise
         logging.debug("", exc_info=True)
         _fail(
-            f"error: another process of this run has failed or ended ({_first_line(error)}). Start "
+            f"error: another process of this run has failed or ended ({error}). Start "
             f"all of them again, and the run goes on from its last checkpoint."
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _fail(message: str) -> NoReturn:

@@ -236,8 +236,7 @@ def replicate(tree: PyTree, mode: str, mesh: Mesh) -> PyTree:
     whole = NamedSharding(mesh, PartitionSpec())
     if whole.is_fully_addressable:
         return jax.device_put(tree, whole)
-    # `device_put` refuses devices of other processes. A step donates its state, and an output that
-    # is an input's buffer would be donated with it; the values come from the host.
+    # `device_put` refuses devices of other processes; a compiled identity takes each one's values.
     return jax.jit(lambda t: t, out_shardings=whole)(tree)
 
 

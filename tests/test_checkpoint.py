@@ -1,46 +1,27 @@
 """State, place in the data and figures are saved together; the last two and the best are kept."""
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
-from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from cifp_jax.methods import METHODS
-from cifp_jax.models import layers
 from cifp_jax.training.checkpoint import Checkpoints, DamagedError
-from cifp_jax.training.optimizer import make_optimizer
-from cifp_jax.training.state import create_train_state
+from tests.support.states import make_state
+
+# Orbax leaves coroutines behind where a reading fails. They are swept up here, and not in whichever
+# test comes next.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-class Tiny(nn.Module):
-    features: int = 2
-
-    def setup(self) -> None:
-        self.conv, self.norm = layers.Conv(self.features), layers.batch_norm(None)
-
-    def encode(self, x, *, train, keys=None):
-        return (self.norm(self.conv(x), use_running_average=not train),)
-
-    def __call__(self, x, *, train, keys=None):
-        return self.encode(x, train=train)[0]
-
-
-def make_state(step: int, features: int = 2):
-    state: Any = create_train_state(
-        Tiny(features),
-        METHODS["cps"],  # two students: tuples in the state
-        make_optimizer(0.1, 0.9, 1e-4, 0.9, 10),
-        seed=step,
-        input_shape=(1, 4, 4, 1),
-        settings=None,
-    )
-    return state.replace(step=jax.numpy.int32(step))
+@pytest.fixture(autouse=True)
+def _swept():
+    yield
+    gc.collect()
 
 
 def save(folder, *steps: int) -> None:
@@ -117,8 +98,6 @@ def _files(folder) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-# TensorStore's threads still have something to say when a reading that failed is over.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_whatever_is_flipped_or_cut_off_the_state_is_right_or_the_one_before(tmp_path):
     """One bit of each file, in its middle; half of each file; each file away."""
     save(tmp_path / "whole", 1, 2)
@@ -164,7 +143,8 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_place(tmp_path):
 # A disk that fills up, played by the largest file that the process may write.
 FULL = """
 import pathlib, resource, sys
-from tests.test_checkpoint import Checkpoints, make_state
+from cifp_jax.training.checkpoint import Checkpoints
+from tests.support.states import make_state
 try:
     with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))

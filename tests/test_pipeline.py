@@ -163,17 +163,14 @@ def test_state_restores_exactly(split):
 
 
 def test_names_are_those_of_the_batch(split):
-    """Each labelled image is constant, and holds the number of its case."""
-    iterator = make(split)
-    for number in range(4):
-        batch = next(iterator)
-        names = iterator.names(number)
-        assert [len(names[s]) for s in ("labeled", "unlabeled")] == [
-            len(batch[s]["index"]) for s in ("labeled", "unlabeled")
-        ]
-        for stream, cases in (("labeled", split.labeled), ("unlabeled", split.unlabeled)):
-            assert set(names[stream]) <= {case.name for case in cases}
-    assert iterator.names(0) == make(split).names(0)
+    """Also of several processes, whose shares make up the batch, and beyond the first epoch."""
+    shares = [make(split, process_index=i, process_count=2) for i in range(2)]
+    for number in range(6):
+        batches = [next(iterator) for iterator in shares]
+        for stream in ("labeled", "unlabeled"):
+            seen = [str(n) for batch in batches for n in numbers(batch, stream)]
+            for iterator in (make(split), *shares):
+                assert iterator.names(number)[stream] == seen
 
 
 @pytest.mark.slow

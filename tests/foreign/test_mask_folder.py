@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from cifp_jax import files, predict
-from cifp_jax.evaluation.measurements import measure
-from cifp_jax.reports import previews
 from cifp_jax.training import run_folder
 from tests.support.dicom_files import series
 from tests.support.intensity_run import VALUES, intensity_run
@@ -90,20 +88,6 @@ def test_two_commands_share_no_temporary_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_measurements_by_hand():
-    """A corner of three voxels and a far one: 4 x 2 mm^3, three of four in one piece."""
-    label = np.zeros((4, 4, 4), np.uint8)
-    label[0, 0, :3] = label[3, 3, 3] = 1
-    image, entropy = np.zeros(label.shape, np.float32), np.zeros(label.shape, np.float32)
-    image[0, 0, :3], image[3, 3, 3] = (10, 20, 30), 40
-    entropy[label == 1] = 0.5
-    names = {0: "background", 5: "liver", 9: "tumour"}
-    liver, tumour = measure("a", image, label, entropy, names=names, voxel_ml=0.002)
-    assert liver == ("a", 5, "liver", 0.008, 25.0, 0.75, 0.5)
-    assert tumour[:4] == ("a", 9, "tumour", 0.0)
-    assert np.isnan(tumour[4:]).all()
-
-
 def test_measurements_of_scans(run, tmp_path):
     folder, out = scans(tmp_path / "in", "a", "b"), tmp_path / "out"
     series(folder / "c", np.full((4, 5, 6), 200, np.int16) * (np.indices((4, 5, 6))[0] < 2))
@@ -139,28 +123,6 @@ def test_every_file_is_accounted_for(run, tmp_path, capsys):
         "notes.txt": "ignored",
     }
     assert "cannot be read" in used["b.nii.gz"]["reason"]
-
-
-def test_a_preview_shows_the_fullest_and_the_most_uncertain_slice(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(previews, "save_figure", lambda figure, path: figures.append(figure))
-    label = np.zeros((6, 5, 4), np.uint8)
-    label[:, :, 2] = 1
-    entropy = np.zeros(label.shape, np.float32)
-    entropy[:, :, 1] = 0.5
-    previews.draw_preview(
-        tmp_path / "case.png",
-        np.random.default_rng(0).normal(size=label.shape),
-        label,
-        entropy,
-        spacing=(1.0, 2.0, 7.0),
-        names={0: "background", 1: "liver"},
-    )
-    (figure,) = figures
-    upper = figure.axes[:2]
-    assert [axes.get_title() for axes in upper] == ["slice 1", "slice 2"]
-    assert [axes.get_aspect() for axes in upper] == [0.5, 0.5]  # 1 mm down, 2 mm across
-    assert figure.get_suptitle() == "case: liver"
 
 
 def test_previews_beside_the_masks(run, tmp_path):
