@@ -15,6 +15,7 @@ from cifp_jax import host, parallel
 from cifp_jax.config import default_config
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference import prediction
+from cifp_jax.mesh import make_mesh
 from cifp_jax.training import build
 from cifp_jax.training.state import network_variables
 
@@ -59,7 +60,7 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     config.precision = precision
     host.keep_memory()
     host.use_cores(tuple(build.batch_sizes(config).values()), build.batch_unit(config))
-    mesh, mode = parallel.make_mesh(), config.parallel
+    mesh, mode = make_mesh(), config.parallel
     compiled = parallel.compile_step(build.make_step(config), mode, mesh)
     state = parallel.replicate(build.make_state(config), mode, mesh)
     data = parallel.shard_batch(_batch(config), mode, mesh)

@@ -25,6 +25,7 @@ from cifp_jax import parallel
 from cifp_jax.config import default_config
 from cifp_jax.data import sources, splits, transforms
 from cifp_jax.data.transforms import Arrays
+from cifp_jax.mesh import make_mesh
 from cifp_jax.training import build
 
 BATCHES = 40  # in one turn
@@ -146,7 +147,7 @@ def waiting(options: dict[str, Any], steps: int) -> float:
     """Share of the time of `steps` CIFP steps that the host waited for the next batch."""
     config = configuration(**options)
     iterator = make_iterator(config)
-    step = parallel.compile_step(build.make_step(config), "none", parallel.make_mesh())
+    step = parallel.compile_step(build.make_step(config), "none", make_mesh())
     state, metrics = step(build.make_state(config), next(iterator))
     jax.block_until_ready(metrics)
     waited, start = 0.0, time.perf_counter()

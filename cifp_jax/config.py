@@ -37,6 +37,7 @@ def default_config() -> Config:
     config = ConfigDict()
     config.seed = 0  # initialisation, views, dropout and the order of the data follow from it
     config.parallel = "jit"  # jit (mesh of all devices), pmap (devices of one process), none
+    config.spatial_partitions = 1  # devices that share each image, of which each holds a part (jit)
     config.precision = "float32"  # of a step's images and features: float32 or bfloat16
     config.compare = ()  # methods to train one after the other and to compare, e.g. ("cifp",)
 

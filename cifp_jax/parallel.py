@@ -18,33 +18,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-AXIS = "data"
+from cifp_jax.mesh import DATA, SPACE, image_spec, make_mesh
+
 MODES = ("jit", "pmap", "none")
 
 
-def make_mesh() -> Mesh:
-    """A one-dimensional mesh over all devices of all processes."""
-    # The Explicit default axis type breaks Linen's modules; Auto lets XLA place the arrays.
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
-
-
-def local_mesh(size: int, mode: str) -> Mesh:
-    """A mesh over as many devices of this process as divide a batch of `size`; one for `none`."""
-    devices = jax.local_devices()[: 1 if mode == "none" else None]
-    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
-    return Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
-
-
-def shard_count(mode: str) -> int:
-    """Number of blocks that the batch is cut into: one per device, or one."""
+def shard_count(mode: str, space: int = 1) -> int:
+    """Number of blocks that the batch is cut into: one for each `space` devices, or one."""
     if mode not in MODES:
         raise ValueError(f"config.parallel is {mode!r}; known: {', '.join(MODES)}.")
     if mode == "pmap" and jax.process_count() > 1:
         raise ValueError("pmap runs on the devices of one process; set config.parallel='jit'.")
-    return 1 if mode == "none" else jax.device_count()
+    if mode != "jit" and space > 1:
+        raise ValueError(
+            f"config.spatial_partitions={space} needs config.parallel='jit', not {mode!r}."
+        )
+    return 1 if mode == "none" else make_mesh(space).shape[DATA]
 
 
 def hardware() -> str:
@@ -165,21 +157,23 @@ def take_partners(x: PyTree, unlabeled: int, shards: int) -> PyTree:
     return x if jax.tree.leaves(x)[0].shape[0] == unlabeled else jax.tree.map(take, x)
 
 
-def check_batch(sizes: Mapping[str, int], unit: int, mode: str) -> None:
+def check_batch(sizes: Mapping[str, int], unit: int, mode: str, space: int = 1) -> None:
     """Raises ValueError where the devices do not divide the batch.
 
     Args:
       sizes: examples in a batch by the name of their setting.
       unit: what a device's share of each is a multiple of.
       mode: how the step runs.
+      space: devices that share an image, and so a share of the batch.
     """
-    shards = shard_count(mode)
+    shards = shard_count(mode, space)
     whole = unit * shards
+    devices = "device(s)" if space == 1 else f"groups of {space} devices"
     for name, size in sizes.items():
         if size < 1 or size % whole:
             raise ValueError(
                 f"config.data.{name}={size} cannot be cut into multiples of {unit} over {shards} "
-                f"device(s); use a multiple of {whole}, such as "
+                f"{devices}; use a multiple of {whole}, such as "
                 f"{max(1, round(size / whole)) * whole}, or config.parallel='none'."
             )
 
@@ -187,7 +181,7 @@ def check_batch(sizes: Mapping[str, int], unit: int, mode: str) -> None:
 def compile_step(
     step: Callable, mode: str, mesh: Mesh, *, shared: int = 0
 ) -> Callable[..., tuple[Any, Any]]:
-    """`step(state, batch, *shared, axis_name, shards)` compiled for one of the three modes.
+    """`step(state, batch, *shared, axis_name, shards, mesh)` compiled for one of the three modes.
 
     The state has no device axis in any of them and is donated: use the returned one. So many more
     arguments as `shared` says follow the batch, each whole on every device (`replicate`) and kept.
@@ -195,20 +189,22 @@ def compile_step(
     if mode == "none":
         return jax.jit(step, donate_argnums=0)
     if mode == "pmap":
-        mapped = functools.partial(step, axis_name=AXIS)
+        mapped = functools.partial(step, axis_name=DATA)
         return jax.pmap(
             mapped,
-            axis_name=AXIS,
+            axis_name=DATA,
             in_axes=(None, 0, *[None] * shared),
             out_axes=(None, None),
             donate_argnums=0,
         )
     replicated, split = (
         NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec(AXIS)),
+        NamedSharding(mesh, PartitionSpec(DATA)),
     )
     return jax.jit(
-        functools.partial(step, shards=mesh.shape[AXIS]),
+        functools.partial(
+            step, shards=mesh.shape[DATA], mesh=mesh if mesh.shape[SPACE] > 1 else None
+        ),
         in_shardings=(replicated, split, *[replicated] * shared),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
@@ -218,7 +214,7 @@ def compile_step(
 def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
     """A process's NumPy batch as the arrays that the compiled step takes."""
     if mode == "jit":
-        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+        sharding = NamedSharding(mesh, PartitionSpec(DATA))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
     if mode == "pmap":
         devices = jax.local_device_count()
@@ -246,15 +242,22 @@ def map_batch(function: Callable[[Any, Any], Array], mesh: Mesh) -> Callable[[An
     `whole` is to be replicated over the mesh, which is worth doing once for many calls. The result
     lies on the mesh's first device.
     """
-    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    whole, split = PartitionSpec(), PartitionSpec(DATA)
     mapped = jax.jit(
         jax.shard_map(
-            function, mesh=mesh, in_specs=(whole, split), out_specs=split, check_vma=False
+            function,
+            mesh=mesh,
+            in_specs=(whole, split),
+            out_specs=split,
+            axis_names={DATA},  # the other axis is left to the partitioner
+            check_vma=False,
         )
     )
 
     def run(replicated: Any, batch: Any) -> Array:
-        parts = jax.device_put(batch, NamedSharding(mesh, split))
+        parts = jax.tree.map(
+            lambda x: jax.device_put(x, NamedSharding(mesh, image_spec(x.ndim))), batch
+        )
         return jax.device_put(mapped(replicated, parts), mesh.devices.flat[0])
 
     return run

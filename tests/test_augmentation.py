@@ -10,6 +10,7 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.augmentation import Settings, augment, augment_batch, carry, source_size
+from cifp_jax.mesh import DATA, make_mesh
 from tests.support.augmentation import NOTHING
 
 SHAPES = ((12, 10), (8, 6, 10))
@@ -133,7 +134,7 @@ def test_every_example_has_its_own_draw():
 
 def test_the_same_over_four_devices():
     image, label = example((12, 10))
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     assert mesh.size == 4
 
     def step(batch):
@@ -142,7 +143,7 @@ def test_the_same_over_four_devices():
     batch = streams(image, label)
     with parallel.random_numbers():
         alone = jax.jit(step)(batch)
-        shards = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
+        shards = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(DATA))
         spread = jax.device_put(batch, shards)
         shared = jax.jit(step, in_shardings=(shards,), out_shardings=shards)(spread)
     np.testing.assert_array_equal(shared["labeled"]["label"], alone["labeled"]["label"])

@@ -4,6 +4,7 @@ import pytest
 
 from cifp_jax import parallel
 from cifp_jax.data.phantom import write_phantoms
+from cifp_jax.mesh import make_mesh
 from cifp_jax.training import build, checks, loop, scoring
 from tests.support.runs import small
 
@@ -73,7 +74,7 @@ def test_scans_on_the_device_want_square_crops_and_room(tmp_path, monkeypatch):
     config = small(tmp_path, name="la", on_device=True, patch_size=(16, 16, 16), validation=1)
     config.model.update(name="vnet", classes=2)
     checks.check_config(config)
-    split, mesh = build.make_split(config), parallel.make_mesh()
+    split, mesh = build.make_split(config), make_mesh()
     scans = build.make_scans(config, split, mesh)
     assert {k: v.shape for k, v in scans.items()} == {
         "image": (3, 24, 20, 16),

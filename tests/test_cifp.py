@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import augmentation, parallel
+from cifp_jax.mesh import DATA, make_mesh
 from cifp_jax.methods import METHODS, cifp, fusion, supervised
 from cifp_jax.methods.context import Context
 from cifp_jax.methods.losses import one_hot, segmentation_loss
@@ -199,10 +200,10 @@ def test_four_devices_give_the_gradient_of_one():
     step = functools.partial(jax.value_and_grad, has_aux=True)
     (want, (_, want_metrics)), want_grads = quick(step(value))(make_params(0), batch)
     (got, (_, metrics)), grads = jax.pmap(
-        step(functools.partial(value, axis_name=parallel.AXIS)),
-        axis_name=parallel.AXIS,
+        step(functools.partial(value, axis_name=DATA)),
+        axis_name=DATA,
         in_axes=(None, 0),
-    )(make_params(0), parallel.shard_batch(batch, "pmap", parallel.make_mesh()))
+    )(make_params(0), parallel.shard_batch(batch, "pmap", make_mesh()))
     np.testing.assert_allclose(got, np.full(4, want), rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a.sum(axis=0), b, rtol=1e-3, atol=1e-6),
@@ -214,8 +215,8 @@ def test_four_devices_give_the_gradient_of_one():
 
 
 def test_blocks_of_a_mesh_exchange_no_features():
-    mesh = parallel.make_mesh()
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.AXIS))
+    mesh = make_mesh()
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(DATA))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     step = jax.grad(lambda p, b: evaluate(p, p, b, shards=4)[0])
     meshed = quick(step, in_shardings=(whole, sharding), out_shardings=whole)

@@ -13,6 +13,7 @@ from cifp_jax.data import pipeline
 from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
+from cifp_jax.mesh import DATA, make_mesh
 from cifp_jax.training import device_scans
 from tests.support.steps import assert_same
 
@@ -61,7 +62,7 @@ def stacked(split, downsample=1):
 
 @pytest.mark.parametrize("mode", parallel.MODES)
 def test_batches_are_those_of_the_host(split, mode):
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     step = parallel.compile_step(crop_step, mode, mesh, shared=1)
     state, scans = parallel.replicate((np.zeros(()), stacked(split)), mode, mesh)
     host, drawn = batches(split), batches(split, on_device=True)
@@ -81,7 +82,7 @@ def test_scans_averaged_down_and_without_unlabelled_ones(split):
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_later_steps_move_no_scan_and_compile_nothing(split, mode):
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     step = parallel.compile_step(crop_step, mode, mesh, shared=1)
     state, scans = parallel.replicate((np.zeros(()), stacked(split)), mode, mesh)
     drawn = batches(split, on_device=True)
@@ -100,8 +101,8 @@ def test_later_steps_move_no_scan_and_compile_nothing(split, mode):
 
 
 def test_each_device_of_a_mesh_cuts_its_own_crops(split):
-    mesh = parallel.make_mesh()
-    whole, parts = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (parallel.AXIS,)))
+    mesh = make_mesh()
+    whole, parts = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (DATA,)))
     crop = jax.jit(
         lambda scans, batch: device_scans.crop_batch(scans, batch, PATCH),
         in_shardings=(whole, parts),

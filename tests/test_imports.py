@@ -10,13 +10,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each place and those it may import from; a folder may always import from itself.
-_GROUND = {"files", "host", "parallel", "processes", "settings"}
+_GROUND = {"files", "host", "mesh", "parallel", "processes", "settings"}
 _DATA = {"scans", "data", "models", *_GROUND}
 _RESULTS = {"config", "inference", "evaluation", "reports"}
 _ALL = {"training", "augmentation", "methods", *_RESULTS, *_DATA}
 _COMMANDS = ("main", "prepare", "predict", "export", "import_torch", "__init__")
 BELOW = {
     **{place: set() for place in _GROUND},
+    "parallel": {"mesh"},
     "scans": _GROUND,
     "data": {"scans", *_GROUND},
     "models": _GROUND,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifp_jax import parallel
+from cifp_jax.mesh import DATA
 from cifp_jax.methods import losses
 
 LN2 = math.log(2)
@@ -119,9 +119,9 @@ def test_four_devices_give_the_value_and_the_gradient_of_one(present_only):
 
     want, want_grad = jax.value_and_grad(value)(logits, target, weights)
     blocks = [x.reshape((4, 2, *x.shape[1:])) for x in (logits, target, weights)]
-    got, got_grad = jax.pmap(
-        lambda *x: jax.value_and_grad(value)(*x, parallel.AXIS), axis_name=parallel.AXIS
-    )(*blocks)
+    got, got_grad = jax.pmap(lambda *x: jax.value_and_grad(value)(*x, DATA), axis_name=DATA)(
+        *blocks
+    )
     np.testing.assert_allclose(got, np.full(4, want), rtol=1e-5)
     np.testing.assert_allclose(got_grad.reshape(logits.shape), want_grad, rtol=1e-4, atol=1e-8)
 

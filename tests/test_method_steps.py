@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
+from cifp_jax.mesh import make_mesh
 from cifp_jax.methods import METHODS
 from cifp_jax.settings import declarations
 from cifp_jax.training.checkpoint import Checkpoints
@@ -45,7 +46,7 @@ def make(name: str, shape: tuple[int, ...]):
 
 def run(step, state, shape, mode):
     """The state after some steps, and the last metrics."""
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     if mode == "none":
         compiled = quick(step, donate_argnums=0)
     else:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
+from cifp_jax.mesh import DATA, local_mesh
 
 
 def test_global_sum_has_the_global_value_and_gradients_that_add_up():
@@ -17,7 +18,7 @@ def test_global_sum_has_the_global_value_and_gradients_that_add_up():
         return parallel.global_sum(v, axis_name) ** 2
 
     value, gradient = jax.pmap(
-        lambda v: jax.value_and_grad(square_of_sum)(v, parallel.AXIS), axis_name=parallel.AXIS
+        lambda v: jax.value_and_grad(square_of_sum)(v, DATA), axis_name=DATA
     )(x)
     np.testing.assert_allclose(value, 100.0)
     # d (a + b + c + d)^2 / da = 2 * 10: each device holds the gradient of its own number.
@@ -26,9 +27,9 @@ def test_global_sum_has_the_global_value_and_gradients_that_add_up():
 
 def test_weighted_mean_divides_by_the_global_weight():
     values, weights = jnp.array([1.0, 2.0, 3.0, 10.0]), jnp.array([0.0, 0.0, 3.0, 1.0])
-    mean = jax.pmap(
-        lambda v, w: parallel.weighted_mean(v, w, parallel.AXIS), axis_name=parallel.AXIS
-    )(values, weights)
+    mean = jax.pmap(lambda v, w: parallel.weighted_mean(v, w, DATA), axis_name=DATA)(
+        values, weights
+    )
     # (3 * 3 + 1 * 10) / 4; a mean of the devices' means would give (0 + 0 + 3 + 10) / 4.
     np.testing.assert_allclose(mean, 19 / 4)
     assert parallel.weighted_mean(values, jnp.zeros(4), None) == 0
@@ -73,7 +74,7 @@ def test_a_mapped_batch_is_computed_by_the_devices_that_divide_it():
 
     batch = {"x": np.arange(8.0, dtype=np.float32)}
     for size, mode, devices in ((8, "jit", 4), (8, "none", 1), (6, "pmap", 3), (7, "jit", 1)):
-        mesh = parallel.local_mesh(size, mode)
+        mesh = local_mesh(size, mode)
         assert mesh.size == devices
         factor = parallel.replicate(np.float32(2), "jit", mesh)
         x = batch["x"][:size]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import augmentation, parallel
+from cifp_jax.mesh import make_mesh
 from cifp_jax.methods import METHODS
 from cifp_jax.models.unet import UNet
 from cifp_jax.models.vnet import VNet
@@ -40,9 +41,11 @@ def make_all(
     precision: str = "float32",
     remat: bool = False,
     accumulate: int = 1,
+    shape: tuple[int, ...] = (),
     **settings,
 ):
-    model, shape, classes = CASES[network]
+    model, usual, classes = CASES[network]
+    shape = shape or usual
     method = find_method(name)
     optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
     chosen = settings_with(method.settings, settings)
@@ -65,8 +68,8 @@ def make_all(
     return step, new_state, functools.partial(make_batch, shape=shape, classes=classes)
 
 
-def run(mode: str, step, state, batch):
-    mesh = parallel.make_mesh()
+def run(mode: str, step, state, batch, space=1):
+    mesh = make_mesh(space)
     compiled = parallel.compile_step(step, mode, mesh)
     state = parallel.replicate(state, mode, mesh)
     metrics = []
@@ -104,9 +107,27 @@ def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
                     )
 
 
+@pytest.mark.parametrize(
+    ("network", "shape", "space"),
+    [
+        ("two_stages", (16, 8), 2),
+        pytest.param("unet", (80, 16), 4, marks=pytest.mark.slow),
+        pytest.param("vnet", (16, 48, 16), 2, marks=pytest.mark.slow),
+    ],
+)
+def test_devices_that_share_images_end_in_the_same_parameters(network, shape, space):
+    settings: dict[str, Any] = SMALL | {"perturbation.stage": 2 if network == "two_stages" else 3}
+    step, new_state, batch = make_all(network, "cifp", shape=shape, **settings)
+    expected, expected_metrics = run("none", step, new_state(), batch)
+    got, metrics = run("jit", step, new_state(), batch, space)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), got, expected)
+    for name, pair in expected_metrics[0].items():
+        np.testing.assert_allclose(np.asarray(metrics[0][name]), np.asarray(pair), rtol=1e-4)
+
+
 def test_the_mesh_gathers_no_batch():
     step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     compiled = parallel.compile_step(step, "jit", mesh)
     state = parallel.replicate(new_state(), "jit", mesh)
     text = compiled.lower(state, parallel.shard_batch(batch(0), "jit", mesh)).compile().as_text()
@@ -239,7 +260,7 @@ def test_bfloat16_keeps_the_state_and_the_losses_in_float32():
 
 def test_steps_after_the_first_compile_nothing():
     step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     compiled = parallel.compile_step(step, "jit", mesh)
     state = parallel.replicate(new_state(), "jit", mesh)
     batches = [parallel.shard_batch(batch(i), "jit", mesh) for i in range(3)]
@@ -289,7 +310,7 @@ def test_a_step_that_is_no_number_changes_nothing_and_counts_in_no_metric(mode):
     step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
     bad = batch(0)
     bad["labeled"]["image"][-1, 0, 0, 0] = np.nan
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     compiled = parallel.compile_step(step, mode, mesh)
     state, metrics = compiled(
         parallel.replicate(new_state(), mode, mesh), parallel.shard_batch(bad, mode, mesh)

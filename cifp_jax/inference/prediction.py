@@ -33,7 +33,7 @@ def prediction_config(config: Config) -> Config:
 
     All devices share the windows, whatever the run was trained on.
     """
-    config.parallel = "jit"
+    config.parallel, config.spatial_partitions = "jit", 1
     config.evaluation.stride = tuple(max(side // 2, 1) for side in config.data.patch_size)
     config.evaluation.gaussian = True
     return config
@@ -70,6 +70,7 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
             center_crop=config.data.center_crop,
             interpolation=config.data.interpolation,
             mode=config.parallel,
+            space=config.spatial_partitions,
         )
     else:
         stride = tuple(config.evaluation.stride)
@@ -83,6 +84,7 @@ def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str
             config.model.classes,
             gaussian=config.evaluation.gaussian,
             mode=config.parallel,
+            space=config.spatial_partitions,
         )
 
     def predictor(variables: dict[str, Any]) -> Predict:

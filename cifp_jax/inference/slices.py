@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from cifp_jax import parallel
 from cifp_jax.data import transforms
 from cifp_jax.inference.sliding_window import Apply, PredictVolume, check_sizes
+from cifp_jax.mesh import local_mesh
 
 
 def make_slicewise(
@@ -22,6 +23,7 @@ def make_slicewise(
     center_crop: int = 0,
     interpolation: str = "nearest",
     mode: str = "jit",
+    space: int = 1,
 ) -> PredictVolume:
     """Builds `predict_volume(variables, volume) -> probabilities` of a 2D network.
 
@@ -38,6 +40,7 @@ def make_slicewise(
       center_crop: side of the square in the middle of a slice that is seen, pixels; 0 for all.
       interpolation: nearest or linear, see `transforms.resize_slices`.
       mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
+      space: devices that share each window or slice, as far as there are so many.
 
     Returns:
       `predict_volume(variables, volume (Z, H, W)) -> (Z, H, W, classes)`, float32, NumPy.
@@ -51,7 +54,7 @@ def make_slicewise(
     def forward(variables: Any, slices: Float[Array, "n h w 1"]) -> Float[Array, "n h w k"]:
         return jax.nn.softmax(apply(variables, slices).astype(jnp.float32))
 
-    mesh = parallel.local_mesh(batch, mode)
+    mesh = local_mesh(batch, mode, space)
     forward_all = parallel.map_batch(forward, mesh)
 
     def predict_volume(

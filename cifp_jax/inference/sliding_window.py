@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cifp_jax import parallel
+from cifp_jax.mesh import local_mesh
 
 Apply = Callable[[Any, Float[Array, "n *patch c"]], Float[Array, "n *patch k"]]
 PredictVolume = Callable[[Any, Float[np.ndarray, "..."]], Float[np.ndarray, "*spatial k"]]
@@ -72,6 +73,7 @@ def make_sliding_window(
     *,
     gaussian: bool = False,
     mode: str = "jit",
+    space: int = 1,
 ) -> PredictVolume:
     """Builds `predict_volume(variables, volume) -> probabilities` of a network of one input size.
 
@@ -93,6 +95,7 @@ def make_sliding_window(
         of an eighth of each side, as its border sees less of what is around (the habit is
         nnU-Net's).
       mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
+      space: devices that share each window or slice, as far as there are so many.
 
     Returns:
       `predict_volume(variables, volume (*spatial,) or (*spatial, c)) -> (*spatial, classes)`,
@@ -131,7 +134,7 @@ def make_sliding_window(
 
         return jax.lax.fori_loop(0, batch, add_one, total)
 
-    mesh = parallel.local_mesh(batch, mode)
+    mesh = local_mesh(batch, mode, space)
     forward_all = parallel.map_batch(forward, mesh)
     # Donated, so that the sums are added to in place.
     add_in_place = jax.jit(add, donate_argnums=0)

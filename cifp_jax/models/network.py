@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from cifp_jax.mesh import spread
 from cifp_jax.models.layers import Keys
 
 Stats = Mapping[str, Any]
@@ -43,6 +45,7 @@ def bind(
     extra: Mapping[str, Any] | None = None,
     precision: str = "float32",
     remat: bool = False,
+    mesh: Mesh | None = None,
 ) -> Network:
     """The network of `model` with these parameters.
 
@@ -56,6 +59,7 @@ def bind(
       precision: of images, features and products, one of `PRECISIONS`. Parameters, statistics,
         logits, and with them the losses, are float32 either way.
       remat: compute activations again in the backward pass instead of keeping them.
+      mesh: of the devices that images are cut over, where several share one.
     """
     dtype = PRECISIONS[precision]
 
@@ -65,6 +69,7 @@ def bind(
     def call(method: str) -> Callable[..., tuple[Any, Stats]]:
         def apply(x: Any, keys: Keys | None, stats: Stats) -> tuple[Any, Stats]:
             variables = {"params": cast(params), "batch_stats": stats}
+            x = jax.tree.map(lambda a: spread(a, mesh), x)
             out: Any
             if train:
                 out, moved = model.apply(

@@ -13,6 +13,7 @@ from cifp_jax import augmentation, parallel, processes
 from cifp_jax.config import Config
 from cifp_jax.data import phantom, pipeline, sources, splits
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.mesh import batch_share, make_mesh
 from cifp_jax.methods import METHODS, Method
 from cifp_jax.models import make_network
 from cifp_jax.settings import from_mapping
@@ -121,6 +122,7 @@ def crop_size(config: Config) -> tuple[int, ...]:
 def make_iterator(config: Config, split: splits.Split) -> Any:
     """The endless iterator over a process's share of the batches."""
     data = config.data
+    share, shares = batch_share(make_mesh(config.spatial_partitions))
     return pipeline.make_train_iterator(
         split,
         layout=find_layout(data.name),
@@ -137,8 +139,8 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
         on_device=data.on_device,
         workers=data.workers,
         cache_bytes=int(data.cache_gb * 2**30),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=shares,
     )
 
 

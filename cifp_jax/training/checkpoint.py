@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cifp_jax import parallel, processes
+from cifp_jax.mesh import make_mesh
 from cifp_jax.training.state import TrainState
 
 BEST = "dice"
@@ -174,7 +175,7 @@ class Checkpoints:
           DamagedError: it cannot be read, or is not what was saved.
         """
         if processes.several():
-            like = parallel.replicate(like, "jit", parallel.make_mesh())
+            like = parallel.replicate(like, "jit", make_mesh())
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         self._check_fits(wanted, step)
         items = ocp.args.Composite(

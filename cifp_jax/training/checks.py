@@ -8,6 +8,7 @@ from cifp_jax.config import Config
 from cifp_jax.data import transforms
 from cifp_jax.data.layouts import LAYOUTS, find_layout
 from cifp_jax.evaluation import metrics
+from cifp_jax.mesh import check_partitions
 from cifp_jax.methods import METHODS
 from cifp_jax.models import NETWORKS
 from cifp_jax.models.network import PRECISIONS
@@ -106,7 +107,11 @@ def check_config(config: Config, *, trains: bool = True) -> None:
         if config.training[key] < 1:
             raise ValueError(f"config.training.{key} must be at least 1.")
     if trains:
-        parallel.check_batch(build.batch_sizes(config), build.batch_unit(config), config.parallel)
+        space = config.spatial_partitions
+        check_partitions(config.data.patch_size, space)
+        parallel.check_batch(
+            build.batch_sizes(config), build.batch_unit(config), config.parallel, space
+        )
 
 
 def check_step(config: Config, state: TrainState) -> None:
@@ -115,6 +120,11 @@ def check_step(config: Config, state: TrainState) -> None:
     Raises:
       ValueError: of the network (patch size) or the method (an unknown option).
     """
+    jax.eval_shape(build.make_step(config), state, batch_shapes(config))
+
+
+def batch_shapes(config: Config) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+    """Shapes and types of a batch, over all devices, as the loader makes it."""
     data = config.data
 
     def array(size: int, dtype: type, *rest: int) -> jax.ShapeDtypeStruct:
@@ -128,5 +138,4 @@ def check_step(config: Config, state: TrainState) -> None:
 
     labeled = stream(data.batch_labeled)
     labeled["label"] = array(data.batch_labeled, np.int32, *sides)
-    batch = {"labeled": labeled, "unlabeled": stream(data.batch_unlabeled)}
-    jax.eval_shape(build.make_step(config), state, batch)
+    return {"labeled": labeled, "unlabeled": stream(data.batch_unlabeled)}

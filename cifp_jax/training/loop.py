@@ -14,6 +14,7 @@ from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
 from cifp_jax.files import locked, write_text
 from cifp_jax.inference import prediction
+from cifp_jax.mesh import make_mesh
 from cifp_jax.training import build, checks, run_folder, scoring
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.metric_writer import MetricWriter
@@ -83,7 +84,7 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
     checks.check_step(config, state)
     count = sum(map(count_parameters, several(state.params["network"])))
     CONSOLE.print(f"{config.method.name} trains {count:,} parameters")
-    mesh = parallel.make_mesh()
+    mesh = make_mesh(config.spatial_partitions)
     folder = workdir / "checkpoints"
     if processes.several():
         processes.check_common_folder(workdir)

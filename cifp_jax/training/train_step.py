@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from cifp_jax import augmentation, parallel
 from cifp_jax.methods import METHODS, Method
@@ -39,7 +40,7 @@ def make_train_step(
     remat: bool = False,
     accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Builds `train_step(state, batch, *, axis_name=None, shards=1) -> (state, metrics)`.
+    """Builds `train_step(state, batch, *, axis_name, shards, mesh) -> (state, metrics)`.
 
     The returned function is pure; `parallel.compile_step` turns it into a compiled one. Metrics
     are `(sum, count)` pairs over the global batch. A step whose loss or gradient is not finite
@@ -67,7 +68,12 @@ def make_train_step(
 
     @parallel.random_numbers()
     def train_step(
-        state: TrainState, batch: dict[str, Any], *, axis_name: str | None = None, shards: int = 1
+        state: TrainState,
+        batch: dict[str, Any],
+        *,
+        axis_name: str | None = None,
+        shards: int = 1,
+        mesh: Mesh | None = None,
     ) -> tuple[TrainState, Metrics]:
         network = model.clone(axis_name=axis_name)
         key = jax.random.fold_in(state.rng, state.step)
@@ -85,6 +91,7 @@ def make_train_step(
                 extra=params["method"],
                 precision=precision,
                 remat=remat and train,
+                mesh=mesh,
             )
             return entry(tuple(one(p, s) for p, s in pairs))
 
