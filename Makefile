@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow soak lint clean
+.PHONY: demo test test-slow soak fuzz lint clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,10 @@ soak: .venv/ready
 	rm -rf runs/soak runs/soak_3d
 	$(BIN)/python -m tests.soak --kills=45 --out=runs/soak
 	$(BIN)/python -m tests.soak --kills=15 --rank=3d --out=runs/soak_3d
+
+# Damaged files for every reader: more than a hundred thousand.
+fuzz: .venv/ready
+	$(BIN)/python -m pytest tests/test_fuzz.py --fuzz=10000
 
 lint: .venv/ready
 	$(BIN)/ruff check .

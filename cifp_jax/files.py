@@ -165,3 +165,16 @@ def write_record(
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes `content` as indented JSON."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def check_dataset(path: pathlib.Path, record: h5py.Dataset) -> None:
+    """Raises ValueError where an HDF5 record names more voxels than its bytes can make.
+
+    HDF5 fills up what was never written, so a file of some bytes can ask for all of the memory.
+    """
+    large, densest = 2**30, 1100  # a byte of deflate makes at most 1,032
+    if record.nbytes > large and record.nbytes > densest * record.id.get_storage_size():
+        raise ValueError(
+            f"{path}: {record.name} names {record.nbytes / 1e9:.1f} GB of voxels and holds nearly "
+            f"none of them; the file is damaged. Copy it again, or leave it out."
+        )

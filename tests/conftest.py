@@ -20,6 +20,7 @@ flags.FLAGS.mark_as_parsed()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=30, help="damaged files of each kind")
     parser.addoption(
         "--data", help="folder with real data: LA/ and ACDC/ as docs/reference/files.md has them"
     )

@@ -10,6 +10,10 @@ import numpy as np
 
 from cifp_jax.data import transforms
 from cifp_jax.data.transforms import Arrays
+from cifp_jax.files import check_dataset
+
+# What h5py raises where a file is cut off or damaged.
+_BROKEN = (OSError, KeyError, RuntimeError, TypeError, MemoryError)
 
 
 class Case(NamedTuple):
@@ -35,7 +39,7 @@ def image_shape(case: Case) -> tuple[int, ...]:
     try:
         with h5py.File(case.path) as file:
             return file["image"].shape  # pyright: ignore[reportAttributeAccessIssue]
-    except (OSError, KeyError) as error:
+    except _BROKEN as error:
         _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
 
 
@@ -128,8 +132,9 @@ def read_case(
                 record = file.get(key)
                 if not isinstance(record, h5py.Dataset):
                     _refuse(case, f"it has no array {key!r} (it has: {', '.join(file) or '-'}).")
+                check_dataset(case.path, record)
                 stored[key] = record[() if case.slice is None else case.slice]
-    except OSError as error:
+    except _BROKEN as error:
         _refuse(case, f"it cannot be read as HDF5; it may be cut off ({error}).")
 
     arrays: Arrays = {"image": stored["image"].astype(np.float32, copy=False)}

@@ -37,7 +37,7 @@ def read_list(
 
     Raises:
       FileNotFoundError: the list or the file of a case is missing.
-      ValueError: the list is empty or names a case twice.
+      ValueError: the list is no text, is empty, names a case twice, or one outside of `root`.
     """
     path = root / listing
     if not path.is_file():
@@ -45,12 +45,23 @@ def read_list(
             f"{path}: this list of cases is missing. config.data.root must be the folder that "
             f"holds the lists; docs/reference/files.md shows how the data is laid out."
         )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: this list is no text ({error}). Write the name of one case on each line."
+        ) from error
     lines: dict[str, int] = {}
     cases = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         name = line.strip()
         if not name:
             continue
+        if not name.isprintable() or ".." in name.split("/") or name.startswith("/"):
+            raise ValueError(
+                f"{path}, line {number}: {name!r} is no name of a case, or lies outside of {root}. "
+                f"Remove the line."
+            )
         if name in lines:
             raise ValueError(
                 f"{path}, line {number}: {name!r} stands on line {lines[name]} already. "

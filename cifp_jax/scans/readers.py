@@ -11,6 +11,7 @@ import nrrd
 import numpy as np
 import SimpleITK as sitk
 
+from cifp_jax.files import check_dataset
 from cifp_jax.scans import dicom
 from cifp_jax.scans.volumes import LPS, MILLIMETERS, Unfit, Volume, check_same_geometry, refuse
 
@@ -98,6 +99,7 @@ def _read_hdf5(path: pathlib.Path) -> Volume:
         record = file.get("image")
         if not isinstance(record, h5py.Dataset):
             refuse(path, "it has no array 'image'. Prepare this file again.")
+        check_dataset(path, record)
         affine = np.asarray(file.attrs.get("affine", np.eye(4)), float)
         return Volume(record[()], affine, path, prepared=True)
 
