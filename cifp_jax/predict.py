@@ -26,7 +26,7 @@ from cifp_jax import host
 from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
-from cifp_jax.inference import embedding, prediction
+from cifp_jax.inference import embedding, prediction, released
 from cifp_jax.inference.mask_folder import ENDINGS, MaskFolder
 from cifp_jax.inference.scans import ReadyScan, read_scan
 from cifp_jax.inference.segmentation import segment
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         type=pathlib.Path,
         required=True,
-        help="folder of a run, or a file of cifp_jax.export",
+        help="folder of a run, a file of cifp_jax.export, or a released network: acdc-7, la-8",
     )
     parser.add_argument("input", type=pathlib.Path, metavar="INPUT", help="a scan or a folder")
     parser.add_argument("output", type=pathlib.Path, metavar="OUTPUT", help="folder for the masks")
@@ -127,7 +127,7 @@ class Segmenter:
         self._config, self._predict, self._folder, self._beside = config, predict, folder, beside
         self._describe = describe
         self._preparation: Preparation = prediction.preparation(config)
-        self.names = self._preparation.named(config.model.classes)
+        self.names = prediction.named_values(config)
 
     def segment(self, name: str, ready: ReadyScan, advance: Callable[[float], object]) -> None:
         """Writes the mask of a scan, last of all that is written for it.
@@ -166,13 +166,15 @@ class Segmenter:
 
 def _segment_all(
     config: Config, segmenter: Segmenter, scans: Mapping[str, Sequence[Source]], jobs: int
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, str]]:
     """Segments scans, `jobs` of which are read ahead.
 
     Returns:
-      What is wrong with the scans that could not be segmented, by their names.
+      By the names of scans, what is wrong with those that could not be segmented, and why the
+      masks of others may be wrong.
     """
     failures: dict[str, str] = {}
+    doubts: dict[str, str] = {}
 
     def tried(sources: Sequence[Source]) -> ReadyScan | Exception:
         try:
@@ -191,6 +193,9 @@ def _segment_all(
                 if isinstance(ready, Exception):
                     raise ready
                 segmenter.segment(name, ready, lambda share: progress.advance(task, share))
+                if ready.doubts:
+                    doubts[name] = f"its mask may be wrong: {'; '.join(ready.doubts)}"
+                    CONSOLE.print(f"- {sources[0]}: {doubts[name]}")
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
@@ -199,14 +204,16 @@ def _segment_all(
                 named = any(str(source) in str(error) for source in sources)
                 failures[name] = str(error) if named else f"{sources[0]}: {error!r}"
             progress.update(task, completed=done)
-    return failures
+    return failures, doubts
 
 
 def _loaded(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any], dict[str, Any]]:
     """The configuration and variables of the network, and what tells its masks from others'."""
+    if card := released.card(released.find_weights(arguments.weights)):
+        CONSOLE.print(f"{arguments.weights}: for research, and no medical device; see {card}")
     config, variables = run_folder.load_network(arguments.weights)
     config = prediction.prediction_config(config)
-    names = prediction.preparation(config).named(config.model.classes)
+    names = prediction.named_values(config)
     network = {
         "weights": digest(variables),
         "labels": {str(value): name for value, name in names.items()},
@@ -240,8 +247,8 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     if len(left) < len(scans):
         what = "a mask and a score" if arguments.rank else "a mask"
         CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have {what} already")
-    failures = _segment_all(config, segmenter, left, arguments.jobs)
-    uses = file_report.uses_of_scans(scans, failures)
+    failures, doubts = _segment_all(config, segmenter, left, arguments.jobs)
+    uses = file_report.uses_of_scans(scans, failures, doubts)
     file_report.write_report(output / "files.csv", uses, ignored)
     tables = [folder.beside("measurements", name) for name in sorted(scans)]
     join_measurements(output / "measurements.csv", [path for path in tables if path.exists()])

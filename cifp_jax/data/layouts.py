@@ -8,6 +8,7 @@ import dataclasses
 from typing import Literal
 
 from cifp_jax.scans import preparation
+from cifp_jax.scans.expected import MR_INTENSITY, Expected
 from cifp_jax.scans.preparation import Preparation
 
 Cut = Literal["resized_slices", "turned_crops", "crops"]
@@ -35,6 +36,9 @@ class Layout:
       may_be_empty: those of the lists above that need not name a case.
       preparation: what was done to the scans before they were stored, and what `predict` does to
         new ones; None where each data set has its own, which its configuration says.
+      label_names: of the classes, background first; () where each data set has its own.
+      expected: what scans the data set holds, which `predict` compares new ones with; None where
+        each data set has its own.
       phantoms: whether `data.phantom` writes synthetic cases in this layout.
     """
 
@@ -47,6 +51,8 @@ class Layout:
     volume_file: str
     may_be_empty: tuple[str, ...] = ()
     preparation: Preparation | None
+    label_names: tuple[str, ...] = ()
+    expected: Expected | None = None
     phantoms: bool = False
 
     def __post_init__(self) -> None:
@@ -112,6 +118,8 @@ LAYOUTS = {
         train_file="{}/mri_norm2.h5",
         volume_file="{}/mri_norm2.h5",
         preparation=preparation.LA,
+        label_names=("background", "left atrium"),
+        expected=Expected("MR", ((0.625, 0.625),) * 3, MR_INTENSITY),
         phantoms=True,
     ),
     "acdc": Layout(
@@ -122,6 +130,9 @@ LAYOUTS = {
         validation_list="val.list",
         volume_file="data/{}.h5",
         preparation=preparation.ACDC,
+        label_names=("background", "right ventricle", "myocardium", "left ventricle"),
+        # Across the slices, then in their plane.
+        expected=Expected("MR", ((5.0, 10.0), (0.7, 1.92), (0.7, 1.92)), MR_INTENSITY),
         phantoms=True,
     ),
     "volumes": _PREPARED,

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from cifp_jax.config import Config
-from cifp_jax.inference.prediction import preparation
+from cifp_jax.inference.prediction import expected, preparation
 from cifp_jax.scans import readers
 from cifp_jax.scans.readers import Source
 from cifp_jax.scans.volumes import Volume
@@ -22,6 +22,7 @@ class ReadyScan(NamedTuple):
       turned: its array with the axes of the record, at its own resolution.
       spacing: of `turned`, mm.
       image: the record.
+      doubts: why the network may be none for it.
     """
 
     source: Source
@@ -29,6 +30,7 @@ class ReadyScan(NamedTuple):
     turned: Shaped[np.ndarray, "a b c *channels"]
     spacing: tuple[float, ...]
     image: Float[np.ndarray, "x y z *channels"]
+    doubts: tuple[str, ...] = ()
 
     @property
     def voxel_ml(self) -> float:
@@ -51,6 +53,6 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
         return ReadyScan(sources[0], scan, scan.array, scan.spacing, scan.array.astype(np.float32))
     prepare = preparation(config)
     spacing = tuple(scan.spacing[prepare.source_axis(scan, i)] for i in range(3))
-    return ReadyScan(
-        sources[0], scan, prepare.turned(scan.array, scan), spacing, prepare.image(scan)
-    )
+    turned, image = prepare.turned(scan.array, scan), prepare.image(scan)
+    doubts = expected(config).doubts(sources[0], scan, spacing)
+    return ReadyScan(sources[0], scan, turned, spacing, image, tuple(doubts))

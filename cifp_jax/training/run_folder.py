@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cifp_jax.config import Config, default_config
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import preparation
+from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import load_weights, misfit, shapes_of
 from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
@@ -112,12 +113,13 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     """Configuration and variables of the network that a run reports, or of a file of weights.
 
     Args:
-      path: folder of a run, or what `cifp_jax.export` wrote.
+      path: folder of a run, what `cifp_jax.export` wrote, or the name of a released network.
 
     Raises:
-      FileNotFoundError: the run holds no checkpoint, or there is no such run or file.
+      FileNotFoundError: the run holds no checkpoint, or there is no such run, file or network.
       ValueError: the checkpoint is of another configuration, or the file is damaged.
     """
+    path = find_weights(path)
     if path.is_file():
         weights = load_weights(path)
         config = default_config()
