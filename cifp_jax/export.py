@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="flax (safetensors, for --weights), torch (safetensors with the field's names), onnx, "
         "stablehlo (for jax.export.deserialize)",
     )
-    parser.add_argument("--float16", action="store_true", help="flax: half the size, for release")
+    parser.add_argument("--float16", action="store_true", help="half the size, for release")
     given = parser.parse_args(arguments)
     if given.float16 and given.format != "flax":
         parser.error("--float16 is for --format=flax.")

@@ -2,8 +2,9 @@
 
 INPUT is a scan (NIfTI, NRRD, MetaImage, MGZ, DICOM, or a prepared HDF5 file) or a folder that is
 looked through for them, with the channels of a scan as `<case>_0000`, `<case>_0001`, ... OUTPUT is
-a folder, which gets `<case>.nii.gz` for each, a mask on the scan's own grid, `measurements.csv`
-with the volume of each structure, and `files.csv`, which says of every file whether it was used.
+a folder, which gets `<case>.nii.gz` for each, or the scan's own format (NRRD, MetaImage, MGZ), a
+mask on the scan's own grid; `measurements.csv` with the volume of each structure; and `files.csv`,
+which says of every file whether it was used.
 Given again, the command goes on with what is missing. The training data is not needed.
 
 With --rank it also says which of the scans to label next: OUTPUT/ranking.csv, best first, and
@@ -27,7 +28,7 @@ from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
 from cifp_jax.inference import embedding, prediction, released
-from cifp_jax.inference.mask_folder import ENDINGS, MaskFolder
+from cifp_jax.inference.mask_folder import ENDINGS, MaskFolder, ending
 from cifp_jax.inference.scans import ReadyScan, read_scan
 from cifp_jax.inference.segmentation import segment
 from cifp_jax.inference.weights import digest
@@ -78,8 +79,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--format",
         choices=ENDINGS,
-        default="nifti",
-        help="of the masks: nifti, or dicom-seg: OUTPUT/<case>.dcm, for DICOM scans",
+        help="of the masks: nifti, nrrd, metaimage, mgz, or dicom-seg, which DICOM scans can have "
+        "(default: that of the scan; nifti for DICOM and HDF5)",
     )
     parser.add_argument(
         "--preview", action="store_true", help="also write OUTPUT/preview/<case>.png"
@@ -135,7 +136,7 @@ class Segmenter:
         Raises:
           ValueError: a DICOM segmentation is asked for, of a scan that is no DICOM.
         """
-        if self._folder.form == "dicom-seg":
+        if self._folder.is_dicom(name):
             series_of(ready)  # before the network is at work
         config, folder = self._config, self._folder
         turned, image = ready.turned, ready.image
@@ -236,10 +237,9 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     for line in file_report.summarize(ignored):
         CONSOLE.print(line)
     beside = [name for name in BESIDE if getattr(arguments, name)]
-    folder = MaskFolder(
-        output, arguments.format, [*beside, *(["ranking"] if arguments.rank else [])]
-    )
-    folder.claim(network, scans, overwrite=arguments.overwrite)
+    endings = {name: ending(sources[0], arguments.format) for name, sources in scans.items()}
+    folder = MaskFolder(output, endings, [*beside, *(["ranking"] if arguments.rank else [])])
+    folder.claim(network, overwrite=arguments.overwrite)
     predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
     describe = embedding.make_describer(config)(variables) if arguments.rank else None
     segmenter = Segmenter(config, predict, folder, beside, describe)
