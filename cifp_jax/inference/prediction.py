@@ -45,7 +45,7 @@ def expected(config: Config) -> Expected:
     """
     known = find_layout(config.data.name).expected
     sides = preparation(config).spacing
-    return known or Expected(spacing=tuple((s / 2, 2 * s) if s else (0, math.inf) for s in sides))
+    return known or Expected(spacing=tuple((s / 2, 2 * s) if s else (0.0, math.inf) for s in sides))
 
 
 def prediction_config(config: Config) -> Config:
