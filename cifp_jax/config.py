@@ -95,7 +95,7 @@ def default_config() -> Config:
     config.ema.decay = 0.99  # of the teacher; 0 switches the teacher off
 
     config.training = ConfigDict()
-    config.training.init_from = ""  # run or file of weights to start from; "": from the seed
+    config.training.init_from = ""  # run, file or name of weights to start from; "": the seed
     config.training.supervised_steps = 0  # the first steps, on labelled images alone
     config.training.steps = 30_000  # to the end of the run, of the schedule too
     config.training.remat = False  # compute activations twice instead of keeping them
