@@ -41,7 +41,7 @@ def default_config() -> Config:
     config.compare = ()  # methods to train one after the other and to compare, e.g. ("cifp",)
 
     config.data = ConfigDict()
-    config.data.name = ""  # layout of the files: la, acdc; of your own data: slices, volumes
+    config.data.name = ""  # layout: la, acdc, pancreas, brats2019, prostate, mnms, slices, volumes
     config.data.root = ""  # folder that holds the lists
     config.data.identity = ""  # of a data set of `prepare`, as its arrays say it too; "": unchecked
     config.data.labeled = 8  # labelled patients (LA: scans) from the start of the training list

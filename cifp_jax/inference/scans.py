@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from cifp_jax.config import Config
+from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import expected, preparation
 from cifp_jax.scans import readers
 from cifp_jax.scans.readers import Source
-from cifp_jax.scans.volumes import Volume
+from cifp_jax.scans.volumes import Volume, refuse
 
 
 class ReadyScan(NamedTuple):
@@ -51,6 +52,13 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
     scan = readers.read_channels(sources, config.data.channels)
     if scan.prepared:
         return ReadyScan(sources[0], scan, scan.array, scan.spacing, scan.array.astype(np.float32))
+    if not find_layout(config.data.name).takes_scans:
+        refuse(
+            scan.path,
+            f"the network is one of files that were prepared elsewhere "
+            f"(config.data.name={config.data.name!r}), and how is not known here. Give it HDF5 "
+            f"files that were prepared in the same way.",
+        )
     prepare = preparation(config)
     spacing = tuple(scan.spacing[prepare.source_axis(scan, i)] for i in range(3))
     turned, image = prepare.turned(scan.array, scan), prepare.image(scan)
