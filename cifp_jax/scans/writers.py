@@ -63,7 +63,7 @@ def write(
         _write_metaimage(path, array, like)
     elif kind == ".mgz" and array.ndim == 3:
         # FreeSurfer knows no unsigned numbers of 16 bits, and no 64.
-        plain = array if array.dtype == np.uint8 else array.astype(np.int32)
+        plain: Any = array if array.dtype == np.uint8 else array.astype(np.int32)
         with whole(path) as partial:
             nibabel.save(nibabel.MGHImage(plain, like.affine), partial)
     else:

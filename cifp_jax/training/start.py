@@ -74,7 +74,8 @@ def start_from(
 
 def _merge(fresh: dict[str, Any], trained: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """`trained` where its arrays have the shapes of `fresh`; and the arrays where they have not."""
-    own, theirs = (flatten_dict(tree) for tree in (fresh, trained))
+    own: dict[Any, Any] = flatten_dict(fresh)
+    theirs: dict[Any, Any] = flatten_dict(trained)
     fits = {path: path in theirs and theirs[path].shape == own[path].shape for path in own}
     merged = {path: theirs[path] if fits[path] else own[path] for path in own}
     anew = [

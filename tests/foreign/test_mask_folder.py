@@ -181,7 +181,8 @@ def test_masks_come_in_the_format_of_their_scans(run, tmp_path):
     for name in ("b.nrrd", "c.mha", "d.mhd"):
         sitk.WriteImage(image, str(folder / name))
     original: Any = loaded(folder / "a.nii.gz")
-    made = nibabel.MGHImage(np.asarray(original.dataobj), original.affine)
+    array: Any = np.asarray(original.dataobj)
+    made = nibabel.MGHImage(array, original.affine)
     nibabel.save(made, folder / "e.mgz")
     series(folder / "g")
     assert call(run, folder, out) == 0

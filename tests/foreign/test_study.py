@@ -23,7 +23,8 @@ def patient(seed):
     rng = np.random.default_rng(seed)
     place = [rng.integers(16, 32), rng.integers(16, 32), 2.5]
     axes = np.ogrid[tuple(map(slice, SHAPE))]
-    inside = sum(((a - p) / r) ** 2 for a, p, r in zip(axes, place, (10, 8, 4), strict=True)) < 1
+    apart = [((a - p) / r) ** 2 for a, p, r in zip(axes, place, (10, 8, 4), strict=True)]
+    inside = np.asarray(apart[0] + apart[1] + apart[2] < 1)
     return (rng.normal(100, 10, SHAPE) + 80 * inside).astype(np.int16), inside.astype(np.uint8)
 
 
