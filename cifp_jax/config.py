@@ -42,7 +42,7 @@ def default_config() -> Config:
     config.compare = ()  # methods to train one after the other and to compare, e.g. ("cifp",)
 
     config.data = ConfigDict()
-    config.data.name = ""  # layout of the files: la, acdc; of your own data: slices, volumes
+    config.data.name = ""  # layout: la, acdc, pancreas, brats2019, prostate, mnms, slices, volumes
     config.data.root = ""  # folder that holds the lists
     config.data.identity = ""  # of a data set of `prepare`, as its arrays say it too; "": unchecked
     config.data.labeled = 8  # labelled patients (LA: scans) from the start of the training list
@@ -96,7 +96,7 @@ def default_config() -> Config:
     config.ema.decay = 0.99  # of the teacher; 0 switches the teacher off
 
     config.training = ConfigDict()
-    config.training.init_from = ""  # run or file of weights to start from; "": from the seed
+    config.training.init_from = ""  # run, file or name of weights to start from; "": the seed
     config.training.supervised_steps = 0  # the first steps, on labelled images alone
     config.training.steps = 30_000  # to the end of the run, of the schedule too
     config.training.remat = False  # compute activations twice instead of keeping them

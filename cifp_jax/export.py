@@ -1,27 +1,41 @@
-"""Writes a run's network as one file: `python -m cifp_jax.export --checkpoint=RUN --out=FILE`.
+"""Writes a network as one file: `python -m cifp_jax.export --checkpoint=RUN --out=FILE`.
 
-The file is read by `--mode=evaluate --weights=FILE`. It holds the network that the run reports (the
-checkpoint and the weights of its `config.evaluation`), without pickle, and its header has what is
-needed to use it.
+RUN is the folder of a run (the file then holds the network that it reports: the checkpoint and the
+weights of its `config.evaluation`), a file of weights, or the name of a released network. The file
+says what is needed to use it: network, preparation of the scans, method, training patients.
+
+The format flax is read by `--weights=FILE` of the other commands; torch, onnx and stablehlo are for
+other programs. They take images that are prepared as their metadata says.
 """
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import sys
 from collections.abc import Sequence
 
+import safetensors.numpy
+
 from cifp_jax.data import splits
+from cifp_jax.data.layouts import find_layout
+from cifp_jax.exchange.onnx_graph import onnx_model
+from cifp_jax.exchange.stablehlo import stablehlo_program
+from cifp_jax.exchange.torch_names import to_torch
+from cifp_jax.files import whole, write_json
 from cifp_jax.inference import prediction
-from cifp_jax.inference.weights import Weights, save_weights
+from cifp_jax.inference.released import find_weights
+from cifp_jax.inference.weights import Weights, load_weights, save_weights
 from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.run_folder import load_config
+from cifp_jax.training.run_folder import load_config, load_network
 from cifp_jax.training.state import network_variables
 
+FORMATS = ("flax", "torch", "onnx", "stablehlo")
 
-def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
-    """Writes the reported network of the run in the folder `run` to `out`.
+
+def weights_of_run(run: pathlib.Path) -> Weights:
+    """The reported network of the run in the folder `run`.
 
     Raises:
       FileNotFoundError, ValueError: the run or its data is missing, or has no checkpoint.
@@ -58,21 +72,76 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
         "weights": config.evaluation.weights,
         "training_list": patients,
     }
-    save_weights(
-        out, Weights(network_variables(state, config.evaluation.weights), facts), half=half
-    )
+    return Weights(network_variables(state, config.evaluation.weights), facts)
+
+
+def export(source: pathlib.Path, out: pathlib.Path, *, form: str = "flax", half: bool) -> None:
+    """Writes a network to a file, which appears whole or not at all.
+
+    Args:
+      source: a run, a file of weights or the name of a released network.
+      out: the file. A StableHLO program gets another one beside it, `out`.json, for what the other
+        formats say of themselves.
+      form: one of `FORMATS`.
+      half: parameters of the format flax as float16.
+
+    Raises:
+      FileNotFoundError, ValueError: the source cannot be read, or not be written in this format.
+      ModuleNotFoundError: ONNX is asked for, and its library is not installed.
+    """
+    source = find_weights(source)
+    if source.is_file():
+        load_network(source)  # refuses what does not fit its header
+        weights = load_weights(source)
+    else:
+        weights = weights_of_run(source)
+    if form == "flax":
+        save_weights(out, weights, half=half)
+        return
+    variables, facts = weights
+    network, data = facts["network"], facts["data"]
+    said = {name: json.dumps(value) for name, value in facts.items()}
+    channels = data.get("channels", 1)
+    if form == "torch":
+        tensors = to_torch(network["name"], variables)
+        made = safetensors.numpy.save(tensors, metadata={**said, "format": "pt"})
+    elif form == "onnx":
+        rank = find_layout(data["name"]).rank
+        made = onnx_model(variables, network, rank=rank, channels=channels, metadata=said)
+    else:
+        sides = data["patch_size"]
+        made = stablehlo_program(variables, network, patch_size=sides, channels=channels)
+        write_json(out.with_name(f"{out.name}.json"), facts)
+    with whole(out) as partial:
+        partial.write_bytes(made)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="folder of a run")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="file.safetensors")
+    parser.add_argument(
+        "--checkpoint",
+        type=pathlib.Path,
+        required=True,
+        help="folder of a run, file of weights, or name of a released network",
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="the file")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="flax",
+        help="flax (safetensors, for --weights), torch (safetensors with the field's names), onnx, "
+        "stablehlo (for jax.export.deserialize)",
+    )
     parser.add_argument("--float16", action="store_true", help="half the size, for release")
     given = parser.parse_args(arguments)
+    if given.float16 and given.format != "flax":
+        parser.error("--float16 is for --format=flax.")
     try:
-        export(given.checkpoint, given.out, half=given.float16)
+        export(given.checkpoint, given.out, form=given.format, half=given.float16)
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: a library is missing ({error}): pip install 'cifp-jax[onnx]'.")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{given.out}: {given.out.stat().st_size / 2**20:.1f} MiB")

@@ -44,7 +44,10 @@ _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "Train and evaluate, or evaluate a finished run."
 )
 _WEIGHTS = flags.DEFINE_string(
-    "weights", None, "With --mode=evaluate: a file of `cifp_jax.export` in place of a run."
+    "weights",
+    None,
+    "With --mode=evaluate: a file of `cifp_jax.export`, or the name of a released network, in "
+    "place of a run.",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of this TPU pod or cluster (Slurm, MPI, GKE)."
@@ -184,7 +187,7 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None
       config: checked, see `checks.check_config`.
       workdir: folder of the run.
       mode: train or evaluate.
-      weights: file of a network to be scored in place of a run's.
+      weights: file or name of a network to be scored in place of a run's.
 
     Raises:
       ValueError, OSError, CaseError: with a message for the person who started it.

@@ -2,8 +2,9 @@
 
 INPUT is a scan (NIfTI, NRRD, MetaImage, MGZ, DICOM, or a prepared HDF5 file) or a folder that is
 looked through for them, with the channels of a scan as `<case>_0000`, `<case>_0001`, ... OUTPUT is
-a folder, which gets `<case>.nii.gz` for each, a mask on the scan's own grid, `measurements.csv`
-with the volume of each structure, and `files.csv`, which says of every file whether it was used.
+a folder, which gets `<case>.nii.gz` for each, or the scan's own format (NRRD, MetaImage, MGZ), a
+mask on the scan's own grid; `measurements.csv` with the volume of each structure; and `files.csv`,
+which says of every file whether it was used.
 Given again, the command goes on with what is missing. The training data is not needed.
 
 With --rank it also says which of the scans to label next: OUTPUT/ranking.csv, best first, and
@@ -26,8 +27,8 @@ from cifp_jax import host
 from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
-from cifp_jax.inference import embedding, prediction
-from cifp_jax.inference.mask_folder import ENDINGS, MaskFolder
+from cifp_jax.inference import embedding, prediction, released
+from cifp_jax.inference.mask_folder import ENDINGS, MaskFolder, ending
 from cifp_jax.inference.scans import ReadyScan, read_scan
 from cifp_jax.inference.segmentation import segment
 from cifp_jax.inference.weights import digest
@@ -55,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         type=pathlib.Path,
         required=True,
-        help="folder of a run, or a file of cifp_jax.export",
+        help="folder of a run, a file of cifp_jax.export, or a released network: acdc-7, la-8",
     )
     parser.add_argument("input", type=pathlib.Path, metavar="INPUT", help="a scan or a folder")
     parser.add_argument("output", type=pathlib.Path, metavar="OUTPUT", help="folder for the masks")
@@ -78,8 +79,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--format",
         choices=ENDINGS,
-        default="nifti",
-        help="of the masks: nifti, or dicom-seg: OUTPUT/<case>.dcm, for DICOM scans",
+        help="of the masks: nifti, nrrd, metaimage, mgz, or dicom-seg, which DICOM scans can have "
+        "(default: that of the scan; nifti for DICOM and HDF5)",
     )
     parser.add_argument(
         "--preview", action="store_true", help="also write OUTPUT/preview/<case>.png"
@@ -127,7 +128,7 @@ class Segmenter:
         self._config, self._predict, self._folder, self._beside = config, predict, folder, beside
         self._describe = describe
         self._preparation: Preparation = prediction.preparation(config)
-        self.names = self._preparation.named(config.model.classes)
+        self.names = prediction.named_values(config)
 
     def segment(self, name: str, ready: ReadyScan, advance: Callable[[float], object]) -> None:
         """Writes the mask of a scan, last of all that is written for it.
@@ -135,7 +136,7 @@ class Segmenter:
         Raises:
           ValueError: a DICOM segmentation is asked for, of a scan that is no DICOM.
         """
-        if self._folder.form == "dicom-seg":
+        if self._folder.is_dicom(name):
             series_of(ready)  # before the network is at work
         config, folder = self._config, self._folder
         turned, image = ready.turned, ready.image
@@ -166,13 +167,15 @@ class Segmenter:
 
 def _segment_all(
     config: Config, segmenter: Segmenter, scans: Mapping[str, Sequence[Source]], jobs: int
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, str]]:
     """Segments scans, `jobs` of which are read ahead.
 
     Returns:
-      What is wrong with the scans that could not be segmented, by their names.
+      By the names of scans, what is wrong with those that could not be segmented, and why the
+      masks of others may be wrong.
     """
     failures: dict[str, str] = {}
+    doubts: dict[str, str] = {}
 
     def tried(sources: Sequence[Source]) -> ReadyScan | Exception:
         try:
@@ -191,6 +194,9 @@ def _segment_all(
                 if isinstance(ready, Exception):
                     raise ready
                 segmenter.segment(name, ready, lambda share: progress.advance(task, share))
+                if ready.doubts:
+                    doubts[name] = f"its mask may be wrong: {'; '.join(ready.doubts)}"
+                    CONSOLE.print(f"- {sources[0]}: {doubts[name]}")
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
@@ -199,14 +205,16 @@ def _segment_all(
                 named = any(str(source) in str(error) for source in sources)
                 failures[name] = str(error) if named else f"{sources[0]}: {error!r}"
             progress.update(task, completed=done)
-    return failures
+    return failures, doubts
 
 
 def _loaded(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any], dict[str, Any]]:
     """The configuration and variables of the network, and what tells its masks from others'."""
+    if card := released.card(released.find_weights(arguments.weights)):
+        CONSOLE.print(f"{arguments.weights}: for research, and no medical device; see {card}")
     config, variables = run_folder.load_network(arguments.weights)
     config = prediction.prediction_config(config)
-    names = prediction.preparation(config).named(config.model.classes)
+    names = prediction.named_values(config)
     network = {
         "weights": digest(variables),
         "labels": {str(value): name for value, name in names.items()},
@@ -229,10 +237,9 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     for line in file_report.summarize(ignored):
         CONSOLE.print(line)
     beside = [name for name in BESIDE if getattr(arguments, name)]
-    folder = MaskFolder(
-        output, arguments.format, [*beside, *(["ranking"] if arguments.rank else [])]
-    )
-    folder.claim(network, scans, overwrite=arguments.overwrite)
+    endings = {name: ending(sources[0], arguments.format) for name, sources in scans.items()}
+    folder = MaskFolder(output, endings, [*beside, *(["ranking"] if arguments.rank else [])])
+    folder.claim(network, overwrite=arguments.overwrite)
     predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
     describe = embedding.make_describer(config)(variables) if arguments.rank else None
     segmenter = Segmenter(config, predict, folder, beside, describe)
@@ -240,8 +247,8 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     if len(left) < len(scans):
         what = "a mask and a score" if arguments.rank else "a mask"
         CONSOLE.print(f"{len(scans) - len(left)} of {len(scans)} scans have {what} already")
-    failures = _segment_all(config, segmenter, left, arguments.jobs)
-    uses = file_report.uses_of_scans(scans, failures)
+    failures, doubts = _segment_all(config, segmenter, left, arguments.jobs)
+    uses = file_report.uses_of_scans(scans, failures, doubts)
     file_report.write_report(output / "files.csv", uses, ignored)
     tables = [folder.beside("measurements", name) for name in sorted(scans)]
     join_measurements(output / "measurements.csv", [path for path in tables if path.exists()])

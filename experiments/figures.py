@@ -17,6 +17,7 @@ PAGES = (
     *("docs/howto/own_data.md", "docs/howto/short_slots.md", "experiments/weights/README.md"),
     *("experiments/results/README.md", "experiments/results/core_search.md"),
     "experiments/results/first_form/README.md",
+    *(card.as_posix() for card in sorted(pathlib.Path("docs/models").glob("*.md"))),
 )
 TABLES = (
     result_tables.TABLES | first_form_tables.TABLES | search_tables.TABLES | speed_tables.TABLES

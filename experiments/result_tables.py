@@ -1,11 +1,15 @@
 """Tables of the documents that are made of `experiments/results/`."""
 
+import functools
 import json
 import pathlib
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cifp_jax.data.layouts import find_layout
+from cifp_jax.inference.released import released
+from cifp_jax.inference.weights import load_weights
 from experiments.published import PUBLISHED
 from experiments.report import RESULTS, Group, group, markdown, read, row
 
@@ -102,21 +106,52 @@ def label_choice() -> str:
     )
 
 
+# The run that a released network comes from, and what it is. Its file stands in `names.json`.
+RELEASED = {
+    "acdc-7": ("acdc_cpu/acdc7_cifp_0", "CIFP, U-Net, 7 ACDC patients"),
+    "acdc-7-supervised": ("acdc_cpu/acdc7_supervised_0", "supervised, the same"),
+    "la-8": ("la_cpu/la8_cifp_0", "CIFP, V-Net, 8 LA scans"),
+}
+
+
+def _released(name: str) -> tuple[pathlib.Path, dict[str, Any], Any]:
+    """File of a released network, what its header says, and the result of its run."""
+    path = released()[name]
+    return path, load_weights(path).facts, load(RESULTS / f"{RELEASED[name][0]}.json")
+
+
+def model_card(name: str) -> str:
+    """What a released network reached, by structure."""
+    path, facts, result = _released(name)
+    names = find_layout(facts["data"]["name"]).label_names
+    parts = {"mean": result["reported"]["overall"]}
+    parts |= {names[int(k)]: part for k, part in result["reported"]["classes"].items()}
+    rows = [
+        [part, *(f"{figures[key]['mean']:.2f}" for key in ("dice", "jaccard", "hd95", "asd"))]
+        for part, figures in parts.items()
+    ]
+    head = [f"`{path.name}`", "Dice %", "Jaccard %", "95HD, voxels", "ASD, voxels"]
+    said, patients = result["reported"]["facts"], facts["training_list"]
+    sentence = paragraph(
+        f"{said['cases']} {said['list']} cases, {said['checkpoint']} checkpoint (step "
+        f"{said['step']:,}), seed {said['seed']}; {len(patients['labeled'])} labelled and "
+        f"{len(patients['unlabeled'])} unlabelled patients in its training list."
+    )
+    return f"{markdown(head, rows)}\n\n{sentence}"
+
+
 def weights() -> str:
     """The released networks with the figures of the runs that they come from."""
     rows = []
-    for name, run, what in (
-        ("acdc_7_cifp_cpu", "acdc_cpu/acdc7_cifp_0", "CIFP, U-Net, 7 ACDC patients"),
-        ("acdc_7_supervised_cpu", "acdc_cpu/acdc7_supervised_0", "supervised, the same"),
-        ("la_8_cifp_cpu", "la_cpu/la8_cifp_0", "CIFP, V-Net, 8 LA scans"),
-    ):
-        result = load(RESULTS / f"{run}.json")
+    for name, (_, what) in RELEASED.items():
+        path, _, result = _released(name)
         facts, data = result["reported"]["facts"], result["config"]["data"]
         sides = " x ".join(map(str, data["patch_size"]))
         scale = f"; scans averaged down by {data['downsample']}" if data["downsample"] > 1 else ""
         rows.append(
             [
-                f"`{name}.safetensors`",
+                f"[`{name}`](../../docs/models/{name}.md)",
+                f"`{path.name}`",
                 what,
                 f"{sides}{scale}, {result['config']['training']['steps']:,} steps",
                 f"{facts['checkpoint']}, {facts['step']:,}",
@@ -124,7 +159,7 @@ def weights() -> str:
                 *overall(result)[:4],
             ]
         )
-    head = ["file", "what", "trained on", "checkpoint", "cases scored", *FIGURES[:4]]
+    head = ["name", "file", "what", "trained on", "checkpoint", "cases scored", *FIGURES[:4]]
     return markdown(head, rows)
 
 
@@ -139,4 +174,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": lambda: recorded(RESULTS, "demo"),
     "own_data": lambda: recorded(RESULTS, "own_data"),
     "carried": lambda: recorded(RESULTS, "carried"),
+    **{f"card_{name}": functools.partial(model_card, name) for name in RELEASED},
 }

@@ -27,8 +27,9 @@ RECORDS = [
     ROOT / "experiments/results/core_search.md",
     ROOT / "experiments/results/first_form/README.md",
 ]
-# Options of pytest, pip and git, and those of any command.
-FOREIGN = {"data", "help", "constraint", "editable", "array", "time", "gres", "wrap"}
+# Options of pytest, pip, git, docker and Slurm, and those of any command.
+FOREIGN = {"data", "help", "constraint", "editable", "no-deps", "array", "time", "gres", "wrap"}
+FOREIGN |= {"build-arg", "rm", "user", "gpus"}
 
 
 def text(page):

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Each place and those it may import from; a folder may always import from itself.
 _GROUND = {"files", "host", "mesh", "parallel", "processes", "settings"}
 _DATA = {"scans", "data", "models", *_GROUND}
-_RESULTS = {"config", "inference", "evaluation", "reports"}
+_RESULTS = {"config", "exchange", "inference", "evaluation", "reports"}
 _ALL = {"training", "augmentation", "methods", *_RESULTS, *_DATA}
 _COMMANDS = ("main", "prepare", "predict", "export", "import_torch", "__init__")
 BELOW = {
@@ -24,6 +24,7 @@ BELOW = {
     "augmentation": _GROUND,
     "methods": {"augmentation", *_DATA},
     "config": {"augmentation", "methods", *_DATA},
+    "exchange": {"models", *_GROUND},
     "inference": {"config", *_DATA},
     "evaluation": {"inference", *_DATA},
     "reports": {"inference", "evaluation", *_DATA},

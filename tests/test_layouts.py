@@ -23,15 +23,15 @@ PATCH = (16, 16, 16)
 
 
 @pytest.fixture
-def pancreas(monkeypatch, tmp_path):
+def spleen(monkeypatch, tmp_path):
     """The layout of the how-to, with six scans, and a configuration of them."""
     block = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
     ((name, layout),) = eval(f"{{{block}}}", {"Layout": Layout, "Preparation": Preparation}).items()
     monkeypatch.setitem(LAYOUTS, name, layout)
-    (tmp_path / "data/Pancreas_h5").mkdir(parents=True)
+    (tmp_path / "data/Spleen_h5").mkdir(parents=True)
     cases = [f"image{i:04}" for i in range(6)]
     for i, case in enumerate(cases):
-        with h5py.File(tmp_path / f"data/Pancreas_h5/{case}_norm.h5", "w") as file:
+        with h5py.File(tmp_path / f"data/Spleen_h5/{case}_norm.h5", "w") as file:
             file["image"] = np.full((40, 36, 34), i, np.float32)
             file["label"] = np.full((40, 36, 34), i % 2, np.uint8)
     (tmp_path / "data/train.list").write_text("\n".join(cases))
@@ -53,12 +53,12 @@ def untrained_run(config, folder):
     return folder
 
 
-def test_a_new_layout_is_split_checked_and_batched(pancreas):
-    checks.check_config(pancreas)
-    split = build.make_split(pancreas)
+def test_a_new_layout_is_split_checked_and_batched(spleen):
+    checks.check_config(spleen)
+    split = build.make_split(spleen)
     sets = (split.labeled, split.unlabeled, split.validation, split.test)
     assert ["".join(case.name[-1] for case in cases) for cases in sets] == ["01", "234", "5", ""]
-    batch = next(build.make_iterator(pancreas, split))
+    batch = next(build.make_iterator(spleen, split))
     images = {stream: batch[stream]["image"] for stream in ("labeled", "unlabeled")}
     assert all(image.shape == (2, *PATCH, 1) for image in images.values())
     assert set(np.unique(images["labeled"])) <= {0, 1}
@@ -66,33 +66,33 @@ def test_a_new_layout_is_split_checked_and_batched(pancreas):
     np.testing.assert_array_equal(images["labeled"][..., 0], batch["labeled"]["label"])
 
 
-def test_a_new_layout_allows_what_its_cut_allows(pancreas):
-    pancreas.data.update({"downsample": 2, "on_device": True})
-    checks.check_config(pancreas)
-    batch = next(build.make_iterator(pancreas, build.make_split(pancreas)))
+def test_a_new_layout_allows_what_its_cut_allows(spleen):
+    spleen.data.update({"downsample": 2, "on_device": True})
+    checks.check_config(spleen)
+    batch = next(build.make_iterator(spleen, build.make_split(spleen)))
     assert (batch["labeled"]["start"] <= (4, 2, 1)).all()  # of scans of 20 x 18 x 17
-    pancreas.data.channels = 2
-    with pytest.raises(ValueError, match="channels must be 1 for pancreas"):
-        checks.check_config(pancreas)
-    pancreas.data.update({"channels": 1, "phantoms": 4})
-    with pytest.raises(ValueError, match="written for la, acdc only, and not for pancreas"):
-        checks.check_config(pancreas)
+    spleen.data.channels = 2
+    with pytest.raises(ValueError, match="channels must be 1 for spleen"):
+        checks.check_config(spleen)
+    spleen.data.update({"channels": 1, "phantoms": 4})
+    with pytest.raises(ValueError, match="written for la, acdc only, and not for spleen"):
+        checks.check_config(spleen)
 
 
-def test_a_new_layout_is_predicted_and_exported(pancreas, tmp_path):
-    run = untrained_run(pancreas, tmp_path / "run")
-    out = tmp_path / "pancreas.safetensors"
+def test_a_new_layout_is_predicted_and_exported(spleen, tmp_path):
+    run = untrained_run(spleen, tmp_path / "run")
+    out = tmp_path / "spleen.safetensors"
     export_command.main([f"--checkpoint={run}", f"--out={out}"])
     facts = load_weights(out).facts
-    assert facts["data"]["name"] == "pancreas"
+    assert facts["data"]["name"] == "spleen"
     assert facts["preparation"]["normalization"] == [["fixed", -125.0, 275.0, 75.0, 200.0]]
     assert facts["training_list"] == {
         "labeled": ["image0000", "image0001"],
         "unlabeled": ["image0002", "image0003", "image0004"],
     }
-    run_folder.check_same_data(pancreas, out, facts)
+    run_folder.check_same_data(spleen, out, facts)
     config, variables = run_folder.load_network(out)
-    assert prediction.preparation(config) == LAYOUTS["pancreas"].preparation
+    assert prediction.preparation(config) == LAYOUTS["spleen"].preparation
     assert prediction.window_rows(config) == (16, 18)
     config.update_from_flattened_dict({"parallel": "none", "evaluation.stride": PATCH})
     probabilities = prediction.make_predictor(config)(variables)(np.zeros(PATCH, np.float32))
@@ -123,6 +123,10 @@ def test_an_exported_header_says_what_the_layout_does(tmp_path):
         ("acdc", (False, True, False, False, False, True)),
         ("volumes", (False, False, True, False, False, False)),
         ("slices", (True, False, True, False, False, False)),
+        ("pancreas", (False, False, False, True, True, False)),
+        ("brats2019", (False, False, False, True, True, False)),
+        ("prostate", (False, True, False, False, False, False)),
+        ("mnms", (False, True, False, False, False, False)),
     ],
 )
 def test_what_the_layouts_allow(name, expected):

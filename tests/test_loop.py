@@ -142,7 +142,7 @@ def test_a_run_starts_from_the_network_of_another(config, tmp_path, capsys):
     assert "started" not in printed
 
     config.model.filters = (2, 2, 4, 4, 8)
-    with pytest.raises(ValueError, match=r"init_from=.*config.model=.*init_from=''"):
+    with pytest.raises(ValueError, match=r"init_from=.*config.model.filters.*init_from=''"):
         loop.train(config, split, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -12,6 +12,7 @@ import pytest
 from cifp_jax import predict, prepare
 from cifp_jax.inference import embedding, prediction
 from cifp_jax.reports.summaries import reported_summary
+from cifp_jax.scans import readers
 from cifp_jax.scans.volumes import Volume
 from cifp_jax.scans.writers import write
 from cifp_jax.training import build, loop, run_folder
@@ -47,11 +48,14 @@ def test_native_spacing_gives_voxel_exact_masks(run, tmp_path, axes, spacing):
     scan = nifti(tmp_path / "in/a.nii.gz", (100 * truth).astype(np.int16))
     write(tmp_path / "in/b.nrrd", (100 * truth).astype(np.int16), Volume(truth, OBLIQUE, scan))
     assert call(run, tmp_path / "in", tmp_path / "out", "--uncertainty", "--probabilities") == 0
-    for name in "ab":
-        mask = loaded(tmp_path / f"out/{name}.nii.gz")
-        np.testing.assert_array_equal(np.asarray(mask.dataobj), VALUES[truth])
-        np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
-        assert mask.header.get_xyzt_units()[0] == "mm"
+    mask = loaded(tmp_path / "out/a.nii.gz")
+    for array, affine in (
+        (np.asarray(mask.dataobj), mask.affine),
+        ((other := readers.read(tmp_path / "out/b.nrrd")).array, other.affine),
+    ):
+        np.testing.assert_array_equal(array, VALUES[truth])
+        np.testing.assert_allclose(affine, OBLIQUE, atol=1e-5)
+    assert mask.header.get_xyzt_units()[0] == "mm"
     names = {"0": "background", "2": "rim", "7": "core"}
     assert json.loads(mask.header.extensions[0].get_content()) == names
     assert json.loads((tmp_path / "out/labels.json").read_text()) == names
@@ -176,7 +180,7 @@ def test_an_error_of_the_network_names_the_scan(run, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("weights", "source", "output", "answer"),
     [
-        ("nowhere", "a.nii", "out", "nowhere/config.json: this file is missing"),
+        ("nowhere", "a.nii", "out", "nowhere: there is no run, no file of weights"),
         ("run", "gone", "out", "gone: there is no such file or folder"),
         ("run", "run", "out", "run: there is no scan in this folder"),
         ("run", "a.nii", ".", "masks would lie among the scans"),

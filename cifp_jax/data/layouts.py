@@ -8,6 +8,7 @@ import dataclasses
 from typing import Literal
 
 from cifp_jax.scans import preparation
+from cifp_jax.scans.expected import MR_INTENSITY, Expected
 from cifp_jax.scans.preparation import Preparation
 
 Cut = Literal["resized_slices", "turned_crops", "crops"]
@@ -35,6 +36,11 @@ class Layout:
       may_be_empty: those of the lists above that need not name a case.
       preparation: what was done to the scans before they were stored, and what `predict` does to
         new ones; None where each data set has its own, which its configuration says.
+      takes_scans: whether `predict` can prepare scans as these files were; if not, it takes files
+        that are prepared already, and no others.
+      label_names: of the classes, background first; () where each data set has its own.
+      expected: what scans the data set holds, which `predict` compares new ones with; None where
+        each data set has its own.
       phantoms: whether `data.phantom` writes synthetic cases in this layout.
     """
 
@@ -47,6 +53,9 @@ class Layout:
     volume_file: str
     may_be_empty: tuple[str, ...] = ()
     preparation: Preparation | None
+    takes_scans: bool = True
+    label_names: tuple[str, ...] = ()
+    expected: Expected | None = None
     phantoms: bool = False
 
     def __post_init__(self) -> None:
@@ -104,28 +113,63 @@ _PREPARED = Layout(
     preparation=None,
 )
 
+_LA = Layout(
+    rank=3,
+    cut="turned_crops",
+    train_list="train.list",
+    train_file="{}/mri_norm2.h5",
+    volume_file="{}/mri_norm2.h5",
+    preparation=preparation.LA,
+    label_names=("background", "left atrium"),
+    expected=Expected("MR", ((0.625, 0.625),) * 3, MR_INTENSITY),
+    phantoms=True,
+)
+
+_ACDC = Layout(
+    rank=2,
+    cut="resized_slices",
+    train_list="train_slices.list",
+    train_file="data/slices/{}.h5",
+    validation_list="val.list",
+    volume_file="data/{}.h5",
+    preparation=preparation.ACDC,
+    label_names=("background", "right ventricle", "myocardium", "left ventricle"),
+    # Across the slices, then in their plane.
+    expected=Expected("MR", ((5.0, 10.0), (0.7, 1.92), (0.7, 1.92)), MR_INTENSITY),
+    phantoms=True,
+)
+
+# More sets of the field, whose files were cut to the organ, or to percentiles of the intensity,
+# before they were stored.
+_BY_OTHERS = {"preparation": None, "takes_scans": False, "expected": None, "phantoms": False}
+
 LAYOUTS = {
-    "la": Layout(
-        rank=3,
-        cut="turned_crops",
-        train_list="train.list",
-        train_file="{}/mri_norm2.h5",
-        volume_file="{}/mri_norm2.h5",
-        preparation=preparation.LA,
-        phantoms=True,
-    ),
-    "acdc": Layout(
-        rank=2,
-        cut="resized_slices",
-        train_list="train_slices.list",
-        train_file="data/slices/{}.h5",
-        validation_list="val.list",
-        volume_file="data/{}.h5",
-        preparation=preparation.ACDC,
-        phantoms=True,
-    ),
+    "la": _LA,
+    "acdc": _ACDC,
     "volumes": _PREPARED,
     "slices": dataclasses.replace(_PREPARED, rank=2),
+    "pancreas": dataclasses.replace(
+        _LA,
+        train_file="Pancreas_h5/{}_norm.h5",
+        volume_file="Pancreas_h5/{}_norm.h5",
+        label_names=("background", "pancreas"),
+        **_BY_OTHERS,
+    ),
+    "brats2019": dataclasses.replace(
+        _LA,
+        train_list="train.txt",
+        train_file="data/{}.h5",
+        validation_list="val.txt",
+        volume_file="data/{}.h5",
+        label_names=("background", "tumour"),
+        **_BY_OTHERS,
+    ),
+    "prostate": dataclasses.replace(_ACDC, label_names=("background", "prostate"), **_BY_OTHERS),
+    "mnms": dataclasses.replace(
+        _ACDC,
+        label_names=("background", "left ventricle", "myocardium", "right ventricle"),
+        **_BY_OTHERS,
+    ),
 }
 
 

@@ -26,8 +26,11 @@ class Split:
 
 
 def patient(name: str) -> str:
-    """The patient of a case: its name without the frame and slice at its end, if it has them."""
-    return re.sub(r"(_frame\d+)?(_slice_\d+)?$", "", name)
+    """The patient of a case: its name without the frame and slice at its end, if it has them.
+
+    A frame is `_frame01`, `_ED` (end of diastole) or `_ES` (of systole).
+    """
+    return re.sub(r"(_frame\d+|_E[DS])?(_slice_\d+)?$", "", name)
 
 
 def read_list(

@@ -2,32 +2,63 @@
 
 import json
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cifp_jax.files import write_json
+from cifp_jax.scans.dicom import Series
 from cifp_jax.scans.discovery import MASKS_MARK
+from cifp_jax.scans.readers import Source, suffix
 
-ENDINGS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
+DICOM_SEG = ".dcm"
+ENDINGS = {
+    "nifti": ".nii.gz",
+    "nrrd": ".nrrd",
+    "metaimage": ".mha",
+    "mgz": ".mgz",
+    "dicom-seg": DICOM_SEG,
+}
+# Formats whose masks are of the same kind; all others get NIfTI.
+_KEPT = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha", ".mgz": ".mgz"}
+_KEPT[".mgh"] = ".mgz"
+
+
+def ending(source: Source, form: str | None = None) -> str:
+    """What the file of a scan's mask ends in.
+
+    Args:
+      source: of the scan, or of its first channel.
+      form: a key of `ENDINGS`; None for the format of the scan.
+    """
+    if form is not None:
+        return ENDINGS[form]
+    kind = "" if isinstance(source, Series) else suffix(source)
+    return _KEPT.get(kind, ENDINGS["nifti"])
 
 
 class MaskFolder:
     """Where masks and what lies beside them are written to."""
 
-    def __init__(self, path: pathlib.Path, form: str = "nifti", beside: Sequence[str] = ()) -> None:
-        """Takes the folder, the format of the masks, and what is written beside each.
+    def __init__(
+        self, path: pathlib.Path, endings: Mapping[str, str], beside: Sequence[str] = ()
+    ) -> None:
+        """Takes the folder, the masks that are to be in it, and what is written beside each.
 
         Args:
           path: of the folder; it need not exist.
-          form: a key of `ENDINGS`.
+          endings: of the files of the masks, by the names of their scans; see `ending`.
           beside: folders of further files of each scan, with the name of the scan:
             probabilities, uncertainty, preview, ranking.
         """
-        self.path, self.form, self._beside = path, form, tuple(beside)
+        self.path, self._endings, self._beside = path, dict(endings), tuple(beside)
 
     def mask(self, name: str) -> pathlib.Path:
         """The file of a scan's mask."""
-        return self.path / f"{name}{ENDINGS[self.form]}"
+        return self.path / f"{name}{self._endings[name]}"
+
+    def is_dicom(self, name: str) -> bool:
+        """Whether a scan's mask is a DICOM segmentation."""
+        return self._endings[name] == DICOM_SEG
 
     def beside(self, kind: str, name: str) -> pathlib.Path:
         """A further file of a scan."""
@@ -39,13 +70,12 @@ class MaskFolder:
         files = [self.mask(name), *(self.beside(kind, name) for kind in self._beside)]
         return all(file.exists() for file in files)
 
-    def claim(self, network: Mapping[str, Any], scans: Collection[str], *, overwrite: bool) -> None:
+    def claim(self, network: Mapping[str, Any], *, overwrite: bool) -> None:
         """Makes the folder that of a network, and says so in it.
 
         Args:
           network: what the masks are made by, and the names of their values (`labels`).
-          scans: names of those that are to be segmented.
-          overwrite: their masks are made anew, so they may be another network's.
+          overwrite: the masks that are to be in it are made anew, so they may be another's.
 
         Raises:
           ValueError: it holds masks of another network that would stay.
@@ -58,7 +88,7 @@ class MaskFolder:
                     f"{there[0]}: this mask was made by another network or with other options. "
                     f"Name another folder, or give --overwrite."
                 )
-            made_anew = {self.mask(name) for name in scans}
+            made_anew = {self.mask(name) for name in self._endings}
             if kept := [path for path in there if path not in made_anew]:
                 raise ValueError(
                     f"{kept[0]}: this mask was made by another network and is not made anew, as "

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.slices import make_slicewise
 from cifp_jax.inference.sliding_window import Apply, PredictVolume, make_sliding_window
 from cifp_jax.models import make_network
+from cifp_jax.scans.expected import Expected
 from cifp_jax.scans.preparation import Preparation
 
 # An image (*spatial,) or (*spatial, channels) to probabilities (*spatial, classes).
@@ -26,6 +28,24 @@ def preparation(config: Config) -> Preparation:
     """What a scan goes through before the network of a run sees it."""
     fixed = find_layout(config.data.name).preparation
     return fixed or Preparation(**config.preparation.to_dict())
+
+
+def named_values(config: Config) -> dict[int, str]:
+    """The names of the values of masks, in the order of the classes."""
+    names = find_layout(config.data.name).label_names
+    if len(names) == config.model.classes:
+        return dict(enumerate(names))
+    return preparation(config).named(config.model.classes)
+
+
+def expected(config: Config) -> Expected:
+    """What scans the network of a run is meant for.
+
+    Scans of one's own are brought to one spacing, and only those that are far from it are doubted.
+    """
+    known = find_layout(config.data.name).expected
+    sides = preparation(config).spacing
+    return known or Expected(spacing=tuple((s / 2, 2 * s) if s else (0.0, math.inf) for s in sides))
 
 
 def prediction_config(config: Config) -> Config:

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from cifp_jax.config import Config
-from cifp_jax.inference.prediction import preparation
+from cifp_jax.data.layouts import find_layout
+from cifp_jax.inference.prediction import expected, preparation
 from cifp_jax.scans import readers
 from cifp_jax.scans.readers import Source
-from cifp_jax.scans.volumes import Volume
+from cifp_jax.scans.volumes import Volume, refuse
 
 
 class ReadyScan(NamedTuple):
@@ -22,6 +23,7 @@ class ReadyScan(NamedTuple):
       turned: its array with the axes of the record, at its own resolution.
       spacing: of `turned`, mm.
       image: the record.
+      doubts: why the network may be none for it.
     """
 
     source: Source
@@ -29,6 +31,7 @@ class ReadyScan(NamedTuple):
     turned: Shaped[np.ndarray, "a b c *channels"]
     spacing: tuple[float, ...]
     image: Float[np.ndarray, "x y z *channels"]
+    doubts: tuple[str, ...] = ()
 
     @property
     def voxel_ml(self) -> float:
@@ -49,8 +52,15 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
     scan = readers.read_channels(sources, config.data.channels)
     if scan.prepared:
         return ReadyScan(sources[0], scan, scan.array, scan.spacing, scan.array.astype(np.float32))
+    if not find_layout(config.data.name).takes_scans:
+        refuse(
+            scan.path,
+            f"the network is one of files that were prepared elsewhere "
+            f"(config.data.name={config.data.name!r}), and how is not known here. Give it HDF5 "
+            f"files that were prepared in the same way.",
+        )
     prepare = preparation(config)
     spacing = tuple(scan.spacing[prepare.source_axis(scan, i)] for i in range(3))
-    return ReadyScan(
-        sources[0], scan, prepare.turned(scan.array, scan), spacing, prepare.image(scan)
-    )
+    turned, image = prepare.turned(scan.array, scan), prepare.image(scan)
+    doubts = expected(config).doubts(sources[0], scan, spacing)
+    return ReadyScan(sources[0], scan, turned, spacing, image, tuple(doubts))

@@ -68,7 +68,7 @@ def write_scan(
             names=dict(enumerate(names.values())),
         )
     mask = preparation.to_mask(label)
-    if folder.form == "dicom-seg":
+    if folder.is_dicom(name):
         segmentations.write(folder.mask(name), in_file(mask), series_of(ready), names)
     else:
         write(folder.mask(name), mask, names=names)

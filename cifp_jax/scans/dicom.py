@@ -72,21 +72,27 @@ def is_segmentation(header: pydicom.Dataset) -> bool:
     return header.get("SOPClassUID") == SegmentationStorage
 
 
+def modality(series: Series) -> str:
+    """What a series was made by, "MR" for one; "" where it does not say."""
+    header = read_header(series.files[0])
+    return "" if header is None else str(header.get("Modality", ""))
+
+
 def why_no_scan(header: pydicom.Dataset) -> str:
     """Why a file is no part of a scan; "" where it is one."""
-    modality, colors = header.get("Modality", ""), header.get("PhotometricInterpretation", "")
+    made_by, colors = header.get("Modality", ""), header.get("PhotometricInterpretation", "")
     if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return "a directory of DICOM files"
     if is_segmentation(header):
         return "a DICOM segmentation, which is a mask"
-    if modality == "RTDOSE":
+    if made_by == "RTDOSE":
         return "a dose"
     if "Rows" not in header:
-        return f"DICOM without an image (modality {modality or 'unknown'})"
+        return f"DICOM without an image (modality {made_by or 'unknown'})"
     if header.get("SamplesPerPixel", 1) != 1 or not colors.startswith("MONOCHROME"):
         return f"a colour image ({colors or 'no photometric interpretation'})"
-    if modality in _NO_STACKS:
-        return f"no scan in slices (modality {modality})"
+    if made_by in _NO_STACKS:
+        return f"no scan in slices (modality {made_by})"
     if "LOCALIZER" in header.get("ImageType", ()):
         return "a localizer"
     return ""

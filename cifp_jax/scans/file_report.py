@@ -40,14 +40,16 @@ def uses_of(
 
 
 def uses_of_scans(
-    scans: Mapping[str, Iterable[Source]], problems: Mapping[str, str]
+    scans: Mapping[str, Iterable[Source]], problems: Mapping[str, str], doubts: Mapping[str, str]
 ) -> list[FileUse]:
-    """Of the files of scans without masks, with what is wrong with some of the scans."""
+    """Of the files of scans without masks, with what is wrong or doubtful about some of them."""
     return [
         use
         for name, sources in scans.items()
         for source in sources
-        for use in uses_of(files_of(source), name, "image", problems.get(name, ""))
+        for use in uses_of(
+            files_of(source), name, "image", problems.get(name, ""), doubts.get(name, "")
+        )
     ]
 
 

@@ -1,4 +1,7 @@
-"""Volumes to files: NIfTI, NRRD and HDF5, in the geometry of the scan that they were made from."""
+"""Volumes to files, in the geometry of the scan that they were made from.
+
+NIfTI, NRRD and HDF5, and of three axes MetaImage and MGZ.
+"""
 
 import json
 import pathlib
@@ -8,6 +11,7 @@ from typing import Any
 import nibabel
 import nrrd
 import numpy as np
+import SimpleITK as sitk
 from jaxtyping import Shaped
 from nibabel.nifti1 import Nifti1Extension
 
@@ -26,7 +30,7 @@ def write(
     names: Mapping[int, str] | None = None,
     scale: float | None = None,
 ) -> None:
-    """Writes an array in the geometry of `like`: NIfTI, NRRD or HDF5, by the ending of `path`.
+    """Writes an array in the geometry of `like`, in the format that the ending of `path` names.
 
     Args:
       path: the file, which appears whole or not at all.
@@ -55,8 +59,29 @@ def write(
             nrrd.write(str(partial), array, header)
     elif kind in (".nii", ".nii.gz"):
         _write_nifti(path, array, like, names, scale)
+    elif kind == ".mha" and array.ndim == 3:
+        _write_metaimage(path, array, like)
+    elif kind == ".mgz" and array.ndim == 3:
+        # FreeSurfer knows no unsigned numbers of 16 bits, and no 64.
+        plain: Any = array if array.dtype == np.uint8 else array.astype(np.int32)
+        with whole(path) as partial:
+            nibabel.save(nibabel.MGHImage(plain, like.affine), partial)
     else:
-        refuse(path, "only NIfTI, NRRD and HDF5 files are written. Name it .nii.gz.")
+        refuse(path, f"{array.ndim} axes are not written to such a file. Name it .nii.gz.")
+
+
+def _write_metaimage(path: pathlib.Path, array: np.ndarray, like: Volume) -> None:
+    affine = LPS @ like.affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    direction = affine[:3, :3] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
+        refuse(path, "MetaImage knows no sheared axes, as the scan has. Write --format=nifti.")
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    with whole(path) as partial:
+        sitk.WriteImage(image, str(partial), useCompression=True)
 
 
 def _write_nifti(

@@ -19,6 +19,7 @@ from cifp_jax.training import build, checks, run_folder, scoring
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
+from cifp_jax.training.start import start_from
 from cifp_jax.training.state import TrainState, network_variables, several
 from cifp_jax.training.stopping import Signals, Stopped
 
@@ -94,8 +95,10 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
         last = checkpoints.last()
     if last is None and config.training.init_from:
         path = pathlib.Path(config.training.init_from)
-        state = run_folder.start_from(path, config, state)
+        state, remarks = start_from(path, config, state)
         CONSOLE.print(f"started from the network of {path}")
+        for remark in remarks:
+            CONSOLE.print(f"- {remark}")
     with contextlib.ExitStack() as held:
         if processes.first():
             held.enter_context(locked(workdir, "run"))

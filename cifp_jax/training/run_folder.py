@@ -7,17 +7,16 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cifp_jax.config import Config, default_config
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import preparation
+from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import load_weights, misfit, shapes_of
 from cifp_jax.training import build
 from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.state import TrainState, entry, network_variables, several
+from cifp_jax.training.state import network_variables
 
 # What a run keeps from its start to its end and to its evaluation.
 _SAME = (
@@ -112,12 +111,13 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     """Configuration and variables of the network that a run reports, or of a file of weights.
 
     Args:
-      path: folder of a run, or what `cifp_jax.export` wrote.
+      path: folder of a run, what `cifp_jax.export` wrote, or the name of a released network.
 
     Raises:
-      FileNotFoundError: the run holds no checkpoint, or there is no such run or file.
+      FileNotFoundError: the run holds no checkpoint, or there is no such run, file or network.
       ValueError: the checkpoint is of another configuration, or the file is damaged.
     """
+    path = find_weights(path)
     if path.is_file():
         weights = load_weights(path)
         config = default_config()
@@ -141,40 +141,3 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
         step = checkpoints.reported(config.evaluation.report)
         state = checkpoints.restore(build.make_state(config), step)
     return config, network_variables(state, config.evaluation.weights)
-
-
-def start_from(path: pathlib.Path, config: Config, state: TrainState) -> TrainState:
-    """A new run's state, whose first student and whose teachers are a trained network.
-
-    Args:
-      path: folder of a run, or what `cifp_jax.export` wrote.
-      config: of the new run.
-      state: the state before its first step.
-
-    Raises:
-      FileNotFoundError: there is no such run or file.
-      ValueError: the network is of another kind or of other data.
-    """
-    theirs, variables = load_network(path)
-    for name in ("data.name", "data.channels", "model", "preparation"):
-        then, now = (_setting(c, name) for c in (theirs, config))
-        if then != now:
-            raise ValueError(
-                f"config.training.init_from={path}: this network has config.{name}={then!r}, and "
-                f"not {now!r}. Take one of the same kind, or set config.training.init_from=''."
-            )
-
-    def new(networks: Any, value: Any, count: int | None = None) -> Any:
-        """`networks` with copies of `value` in the place of the first `count`."""
-        old = several(networks)
-        kept = old[count:] if count else ()
-        return entry((*(jax.tree.map(jnp.array, value) for _ in old[:count]), *kept))
-
-    params, stats = variables["params"], variables["batch_stats"]
-    return dataclasses.replace(
-        state,
-        params=state.params | {"network": new(state.params["network"], params, 1)},
-        batch_stats=new(state.batch_stats, stats, 1),
-        ema_params=state.ema_params | {"network": new(state.ema_params["network"], params)},
-        ema_batch_stats=new(state.ema_batch_stats, stats),
-    )

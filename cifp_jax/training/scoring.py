@@ -16,6 +16,7 @@ from cifp_jax.evaluation import calibration, metrics
 from cifp_jax.evaluation.evaluate import Evaluation, Row, evaluate_cases
 from cifp_jax.inference import prediction
 from cifp_jax.inference.prediction import Predict
+from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.reports.pictures import draw_overlays
 from cifp_jax.reports.run_page import write_report
@@ -105,7 +106,7 @@ def score_run(config: Config, split: splits.Split, workdir: pathlib.Path) -> dic
 def score_weights(
     config: Config, split: splits.Split, file: pathlib.Path, workdir: pathlib.Path
 ) -> dict[str, Any]:
-    """Scores a file of weights as `score_run` does a run, into `evaluation/weights/`.
+    """Scores a file of weights, or a released network by its name, into `evaluation/weights/`.
 
     Network, patch size and resolution are those of the file; lists and rules those of `config`.
 
@@ -114,6 +115,7 @@ def score_weights(
         on a case that it would be scored on.
       CaseError: a case could not be predicted or scored.
     """
+    file = find_weights(file)
     weights = load_weights(file)
     facts = weights.facts
     run_folder.check_same_data(config, file, facts)

@@ -1,9 +1,12 @@
 """Folders of masks: whose they are, and what stands beside the masks."""
 
 import csv
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from cifp_jax import files, predict
 from cifp_jax.training import run_folder
@@ -154,3 +157,58 @@ def test_ctrl_c_keeps_what_is_done(run, tmp_path, monkeypatch, capsys):
     assert call(run, folder, tmp_path / "out") == 130
     assert "The same command goes on" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]
+
+
+# What is written of a scan, and what reads it back that has no part in the writing.
+FORMATS = {"nrrd": ".nrrd", "metaimage": ".mha", "mgz": ".mgz", "nifti": ".nii.gz"}
+
+
+def read_back(path):
+    """Array (x, y, z) and RAS affine by ITK, for MGZ by nibabel."""
+    if path.suffix == ".mgz":
+        image = loaded(path)
+        return np.asarray(image.dataobj), image.affine
+    image = sitk.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image).T, np.diag([-1, -1, 1, 1]) @ affine
+
+
+def test_masks_come_in_the_format_of_their_scans(run, tmp_path):
+    folder, out = scans(tmp_path / "in", "a"), tmp_path / "out"
+    image = sitk.ReadImage(str(folder / "a.nii.gz"))
+    for name in ("b.nrrd", "c.mha", "d.mhd"):
+        sitk.WriteImage(image, str(folder / name))
+    original: Any = loaded(folder / "a.nii.gz")
+    array: Any = np.asarray(original.dataobj)
+    made = nibabel.MGHImage(array, original.affine)
+    nibabel.save(made, folder / "e.mgz")
+    series(folder / "g")
+    assert call(run, folder, out) == 0
+    masks = {p.name for p in out.iterdir() if p.name.endswith((*FORMATS.values(), ".dcm"))}
+    wanted = {"a.nii.gz", "b.nrrd", "c.mha", "d.mha", "e.mgz", "g.nii.gz"}
+    assert masks == wanted
+    for name in wanted - {"g.nii.gz"}:
+        array, affine = read_back(out / name)
+        np.testing.assert_array_equal(array, VALUES[classes(0)])
+        np.testing.assert_allclose(affine, OBLIQUE, atol=1e-4)
+    assert call(run, folder, out) == 0  # nothing is left to do
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_format_that_is_asked_for(run, tmp_path, form):
+    out = tmp_path / "out"
+    assert call(run, scans(tmp_path / "in", "a"), out, f"--format={form}") == 0
+    array, affine = read_back(out / f"a{FORMATS[form]}")
+    np.testing.assert_array_equal(array, VALUES[classes(0)])
+    np.testing.assert_allclose(affine, OBLIQUE, atol=1e-4)
+
+
+def test_metaimage_knows_no_shear(run, tmp_path, capsys):
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.3
+    nifti(tmp_path / "in/a.nii.gz", (100 * classes(0)).astype(np.int16), sheared)
+    assert call(run, tmp_path / "in", tmp_path / "out", "--format=metaimage") == 1
+    assert "a.mha: MetaImage knows no sheared axes" in capsys.readouterr().out
+    assert not list((tmp_path / "out").glob("*.mha"))

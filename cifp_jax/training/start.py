@@ -1,0 +1,93 @@
+"""The start of a run from a trained network: of a run, a file, or a released one."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cifp_jax.config import Config
+from cifp_jax.data.layouts import find_layout
+from cifp_jax.inference.prediction import preparation
+from cifp_jax.training.run_folder import load_network
+from cifp_jax.training.state import TrainState, entry, several
+
+
+def start_from(
+    path: pathlib.Path, config: Config, state: TrainState
+) -> tuple[TrainState, list[str]]:
+    """A new run's state, whose first student and whose teachers are a trained network.
+
+    Layers of other shapes, as the last one where the number of classes differs, begin anew.
+
+    Args:
+      path: folder of a run, file of weights or name of a released network.
+      config: of the new run.
+      state: the state before its first step.
+
+    Returns:
+      The state, and what differs between the two, a line each.
+
+    Raises:
+      FileNotFoundError: there is no such run, file or network.
+      ValueError: the network is of another kind, so that little or nothing of it would be left.
+    """
+    theirs, variables = load_network(path)
+    kinds = [
+        {
+            "config.model.name": one.model.name,
+            "config.model.filters": tuple(one.model.filters),
+            "the number of axes of its images": find_layout(one.data.name).rank,
+        }
+        for one in (theirs, config)
+    ]
+    for name, then in kinds[0].items():
+        if then != (now := kinds[1][name]):
+            raise ValueError(
+                f"config.training.init_from={path}: of this network, {name} is {then!r}, and of "
+                f"the run {now!r}. Take one of the same kind, or set config.training.init_from=''."
+            )
+    fresh = {
+        "params": several(state.params["network"])[0],
+        "batch_stats": several(state.batch_stats)[0],
+    }
+    merged, anew = _merge(fresh, variables)
+    params, stats = merged["params"], merged["batch_stats"]
+    started = dataclasses.replace(
+        state,
+        params=state.params | {"network": _put(state.params["network"], params, 1)},
+        batch_stats=_put(state.batch_stats, stats, 1),
+        ema_params=state.ema_params | {"network": _put(state.ema_params["network"], params)},
+        ema_batch_stats=_put(state.ema_batch_stats, stats),
+    )
+    remarks = [f"begun anew, as its shape differs: {line}" for line in anew]
+    before, now = (
+        dataclasses.replace(preparation(one), label_names=(), label_values=())
+        for one in (theirs, config)
+    )
+    if before != now:
+        remarks.append("its scans were prepared otherwise, so it has more to learn anew")
+    return started, remarks
+
+
+def _merge(fresh: dict[str, Any], trained: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """`trained` where its arrays have the shapes of `fresh`; and the arrays where they have not."""
+    own: dict[Any, Any] = flatten_dict(fresh)
+    theirs: dict[Any, Any] = flatten_dict(trained)
+    fits = {path: path in theirs and theirs[path].shape == own[path].shape for path in own}
+    merged = {path: theirs[path] if fits[path] else own[path] for path in own}
+    anew = [
+        f"{'/'.join(path[1:])} ({theirs[path].shape} before, {own[path].shape} now)"
+        for path in sorted(own)
+        if not fits[path]
+    ]
+    return unflatten_dict(merged), anew
+
+
+def _put(networks: Any, value: Any, count: int | None = None) -> Any:
+    """`networks` with copies of `value` in the place of the first `count`."""
+    old = several(networks)
+    kept = old[count:] if count else ()
+    return entry((*(jax.tree.map(jnp.array, value) for _ in old[:count]), *kept))

@@ -1,0 +1,64 @@
+"""Scans that a network was not meant for, by hand."""
+
+import math
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from cifp_jax.config import default_config
+from cifp_jax.inference import prediction
+from cifp_jax.scans import dicom, readers
+from cifp_jax.scans.expected import Expected
+from cifp_jax.scans.volumes import Volume
+from tests.support.dicom_files import series
+
+FILE = pathlib.Path("a.nii")
+MR = Expected("MR", ((5.0, 10.0), (0.5, 2.0), (0.5, 2.0)), (-100.0, math.inf))
+
+
+def scan(*values):
+    return Volume(np.array(values, float).reshape(-1, 1, 1), np.eye(4), FILE)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "values", "said"),
+    [
+        ((5, 1, 1), (0, 900), []),
+        ((15, 3, 0.34), (-100, 900), []),  # 1.5 times off, and just within
+        ((15.1, 1, 1), (0, 900), ["15.1 x 1 x 1 mm, where the network expects 5-10 x 0.5-2 x"]),
+        ((5, 1, 0.33), (0, 900), ["5 x 1 x 0.33 mm"]),
+        ((5, 1, 1), (-101, 900), ["its values go from -101 to 900, where the network expects"]),
+        ((5, 4, 1), (-1024, 900), ["5 x 4 x 1 mm", r"-1024 to 900 \(CT\?\)"]),
+    ],
+)
+def test_doubts_by_hand(spacing, values, said):
+    found = MR.doubts(FILE, scan(*values), tuple(map(float, spacing)))
+    assert len(found) == len(said)
+    for one, part in zip(found, said, strict=True):
+        assert re.search(part, one), one
+
+
+def test_the_modality_of_a_series(tmp_path):
+    series(tmp_path / "ct")
+    files = sorted((tmp_path / "ct").iterdir())
+    found, _ = dicom.group({f: h for f in files if (h := dicom.read_header(f)) is not None})
+    volume = readers.read(found[0])
+    assert Expected("MR").doubts(found[0], volume, volume.spacing) == [
+        "it is CT, and the network was trained on MR"
+    ]
+    assert not Expected("CT").doubts(found[0], volume, volume.spacing)
+    assert not Expected().doubts(found[0], volume, volume.spacing)
+
+
+def test_scans_of_ones_own_are_held_against_the_plan():
+    """Planned for slices of 1 x 1 mm at any distance: a third of that, or three times, is far."""
+    config = default_config()
+    config.data.name = "slices"
+    config.preparation.spacing = (0.0, 1.0, 1.0)
+    expected = prediction.expected(config)
+    assert not expected.doubts(FILE, scan(-1000, 3000), (90.0, 3.0, 0.34))
+    assert expected.doubts(FILE, scan(0, 1), (90.0, 3.1, 1.0))
+    config.preparation.spacing = ()
+    assert not prediction.expected(config).doubts(FILE, scan(0, 1), (90.0,) * 3)
