@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from benchmarks import distances, loader, precision, record
+from benchmarks import distances, loader, peaks, precision, record
 from benchmarks.sides import Result, Work, interleave
 from cifp_jax.training import build
 
@@ -89,6 +89,13 @@ def test_a_row_has_the_ratio_of_medians_and_the_shares_of_the_limits(tmp_path):
     written = json.loads((tmp_path / "new" / "step.json").read_text())
     assert written["rows"][0]["cifp_jax"]["seconds"] == [1.0, 2.0, 30.0]
     assert written["machine"]["jax"]
+
+
+def test_the_roofline_by_hand():
+    chip = peaks.Peaks({"bfloat16": 100.0, "float32": 50.0}, 10.0, 1.0, 1.0)
+    assert peaks.roofline(chip, "bfloat16", 400.0, 20.0) == 4  # operations take longer than bytes
+    assert peaks.roofline(chip, "bfloat16", 400.0, 60.0) == 6
+    assert peaks.roofline(chip, "float32", 400.0, 60.0) == 8
 
 
 @pytest.mark.parametrize(
