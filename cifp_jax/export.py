@@ -11,14 +11,6 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cifp_jax.data import splits
-from cifp_jax.inference import prediction
-from cifp_jax.inference.weights import Weights, save_weights
-from cifp_jax.training import build
-from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.run_folder import load_config
-from cifp_jax.training.state import network_variables
-
 
 def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
     """Writes the reported network of the run in the folder `run` to `out`.
@@ -26,6 +18,14 @@ def export(run: pathlib.Path, out: pathlib.Path, *, half: bool) -> None:
     Raises:
       FileNotFoundError, ValueError: the run or its data is missing, or has no checkpoint.
     """
+    from cifp_jax.data import splits
+    from cifp_jax.inference import prediction
+    from cifp_jax.inference.weights import Weights, save_weights
+    from cifp_jax.training import build
+    from cifp_jax.training.checkpoint import Checkpoints
+    from cifp_jax.training.run_folder import load_config
+    from cifp_jax.training.state import network_variables
+
     config = load_config(run)
     data = config.data
     # Before the state is made: a missing list is the likelier fault.

@@ -17,7 +17,6 @@ import jax
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-DEVICES = ("cpu", "gpu", "tpu")
 _CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -57,7 +56,7 @@ def use_device(kind: str | None) -> None:
     """Segments on all devices of a kind, or of the best kind; call it before any array is made.
 
     Args:
-      kind: one of `DEVICES`; None: an accelerator where there is one.
+      kind: cpu, gpu or tpu; None: an accelerator where there is one.
 
     Raises:
       ValueError: there is none of this kind.

@@ -194,6 +194,7 @@ def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data,
 FAILING = """
 from absl import app
 from cifp_jax import main
+from cifp_jax.commands import train
 from cifp_jax.training import build, scoring
 
 def predict(image):
@@ -202,7 +203,7 @@ def predict(image):
 def run(config, *_, **__):
     scoring.score_cases(config, predict, build.make_split(config).validation)
 
-main.run = run
+train.run = run
 app.run(main.main, flags_parser=main.parse_flags)
 """
 

@@ -262,11 +262,6 @@ def test_of_scans_that_cannot_be_read_none_is_named_first(run, tmp_path, capsys)
     assert "label first" not in capsys.readouterr().out
 
 
-def test_no_plotting_library_is_imported_to_segment_a_scan():
-    check = "import cifp_jax.predict, sys; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", check], check=True, timeout=300)
-
-
 def test_mirror_images_are_averaged_or_compared(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call(run, tmp_path, tmp_path / "out", "--rank", "--flips")

@@ -9,7 +9,6 @@ import h5py
 import nibabel
 import nrrd
 import numpy as np
-import SimpleITK as sitk
 
 from cifp_jax.scans import dicom
 from cifp_jax.scans.volumes import LPS, MILLIMETERS, Unfit, Volume, check_same_geometry, refuse
@@ -71,6 +70,8 @@ def _read_nrrd(path: pathlib.Path) -> Volume:
 
 
 def _read_metaimage(path: pathlib.Path) -> Volume:
+    import SimpleITK as sitk
+
     image = sitk.ReadImage(str(path))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         refuse(

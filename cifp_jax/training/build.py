@@ -11,7 +11,7 @@ import optax
 
 from cifp_jax import augmentation, parallel, processes
 from cifp_jax.config import Config
-from cifp_jax.data import phantom, pipeline, sources, splits
+from cifp_jax.data import phantom, sources, splits
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.methods import METHODS, Method
 from cifp_jax.models import make_network
@@ -121,6 +121,8 @@ def crop_size(config: Config) -> tuple[int, ...]:
 def make_iterator(config: Config, split: splits.Split) -> Any:
     """The endless iterator over a process's share of the batches."""
     data = config.data
+    from cifp_jax.data import pipeline  # Grain takes long to import, and only training needs it
+
     return pipeline.make_train_iterator(
         split,
         layout=find_layout(data.name),
