@@ -1,8 +1,6 @@
 """Scans to masks in their own geometry, by a network that reads the class off the intensity."""
 
 import json
-import subprocess
-import sys
 
 import h5py
 import jax.numpy as jnp
