@@ -104,8 +104,8 @@ def test_a_step_is_estimated_for_other_chips_and_the_table_says_so(monkeypatch, 
     monkeypatch.setattr(step, "interleave", lambda *_: ({"cifp_jax": ours}, {}))
     monkeypatch.setattr(step.jax_works, "limits", dict)
     out = tmp_path / "step.json"
-    for precision, h100, h200 in (("bfloat16", 1.433, 1.0), ("float32", 1.998, 1.998)):
-        flags = ["step", f"--precision={precision}", "--only=V-Net super", f"--out={out}"]
+    for form, h100, h200 in (("bfloat16", 1.433, 1.0), ("float32", 1.998, 1.998)):
+        flags = ["step", f"--precision={form}", "--only=V-Net super", f"--out={out}"]
         monkeypatch.setattr("sys.argv", flags)
         step.main()
         (row,) = json.loads(out.read_text())["rows"]

@@ -62,4 +62,4 @@ def test_a_step_that_calls_the_host_is_told(monkeypatch):
 
     monkeypatch.setattr(layers, "convolve", watched)
     found = check.measure("unet", "supervised")
-    assert found["host_transfers"] == 18  # convolutions of the encoder and the decoder
+    assert found["host_transfers"] == 19  # convolutions: two in each of nine blocks, and the head
