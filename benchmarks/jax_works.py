@@ -34,9 +34,10 @@ def configuration(network: str, method: str, shape: Sequence[int], batch: int) -
     return config
 
 
-def _batch(config: Any) -> dict[str, Any]:
+def random_batch(config: Any) -> dict[str, Any]:
+    """Random images and labels of the sizes that the configuration says."""
     rng = np.random.default_rng(0)
-    shape, classes = tuple(config.data.patch_size), config.model.classes
+    shape, classes = build.crop_size(config), config.model.classes
 
     def stream(n: int) -> dict[str, Any]:
         image = rng.normal(size=(n, *shape, 1)).astype(np.float32)
@@ -63,7 +64,7 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     mesh, mode = make_mesh(), config.parallel
     compiled = parallel.compile_step(build.make_step(config), mode, mesh)
     state = parallel.replicate(build.make_state(config), mode, mesh)
-    data = parallel.shard_batch(_batch(config), mode, mesh)
+    data = parallel.shard_batch(random_batch(config), mode, mesh)
     lowered = compiled.lower(state, data)
     operations = lowered.cost_analysis() or {}
     held = {"state": state}

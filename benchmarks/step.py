@@ -7,12 +7,20 @@ device.
 
 Operations are XLA's count for the step as it is written; bytes are its count for the compiled one,
 on a CPU an upper bound, as results that stay in the cache are counted too: the share may pass 1.
+
+A second table holds what the same operations and bytes would take of a TPU or GPU at its published
+peaks (`benchmarks.peaks`). That is an estimate: nothing of it was measured, and a program compiled
+for that chip reads and writes other bytes.
 """
 
 import argparse
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from benchmarks import jax_works, record, torch_works
+from rich.table import Table
+
+from benchmarks import jax_works, peaks, record, torch_works
 from benchmarks.sides import interleave
 
 WORKS = {
@@ -22,6 +30,32 @@ WORKS = {
     "U-Net CIFP, 12 + 12 x 256x256": ("unet", "cifp", (256, 256), 12),
 }
 QUICK = 2  # the first works only, with few turns
+
+
+def estimates(precision: str, facts: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of a step by the roofline of each chip of `peaks.PEAKS`, were it compiled as here.
+
+    Args:
+      precision: float32 or bfloat16.
+      facts: flops and bytes of the step.
+    """
+    return {
+        chip: peaks.roofline(own, precision, facts["flops"], facts["bytes"])
+        for chip, own in peaks.PEAKS.items()
+    }
+
+
+def show_estimates(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the estimates of the rows that have some."""
+    table = Table(title="estimated, not measured: one chip at its published peaks, ms")
+    table.add_column("work")
+    for chip in peaks.PEAKS:
+        table.add_column(chip, justify="right")
+    for row in rows:
+        if "estimated_s" in row:
+            cells = (f"{1000 * seconds:.1f}" for seconds in row["estimated_s"].values())
+            table.add_row(row["work"], *cells)
+    record.CONSOLE.print(table)
 
 
 def main() -> None:
@@ -57,8 +91,12 @@ def main() -> None:
             arguments | {"precision": args.precision},
             3 if args.quick else args.repeats,
         )
-        rows.append(record.row(name, results, errors, limits))
+        row = record.row(name, results, errors, limits)
+        if ours := results.get("cifp_jax"):
+            row["estimated_s"] = estimates(args.precision, ours.facts)
+        rows.append(row)
     record.show("one training step", rows)
+    show_estimates(rows)
     record.write(args.out, "step", limits, rows)
 
 

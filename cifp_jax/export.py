@@ -9,111 +9,8 @@ other programs. They take images that are prepared as their metadata says.
 """
 
 import argparse
-import dataclasses
-import json
 import pathlib
-import sys
 from collections.abc import Sequence
-
-import safetensors.numpy
-
-from cifp_jax.data import splits
-from cifp_jax.data.layouts import find_layout
-from cifp_jax.exchange.onnx_graph import onnx_model
-from cifp_jax.exchange.stablehlo import stablehlo_program
-from cifp_jax.exchange.torch_names import to_torch
-from cifp_jax.files import whole, write_json
-from cifp_jax.inference import prediction
-from cifp_jax.inference.released import find_weights
-from cifp_jax.inference.weights import Weights, load_weights, save_weights
-from cifp_jax.training import build
-from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.run_folder import load_config, load_network
-from cifp_jax.training.state import network_variables
-
-FORMATS = ("flax", "torch", "onnx", "stablehlo")
-
-
-def weights_of_run(run: pathlib.Path) -> Weights:
-    """The reported network of the run in the folder `run`.
-
-    Raises:
-      FileNotFoundError, ValueError: the run or its data is missing, or has no checkpoint.
-    """
-    config = load_config(run)
-    data = config.data
-    # Before the state is made: a missing list is the likelier fault.
-    split = splits.load_split(
-        data.name, pathlib.Path(data.root), labeled=data.labeled, validation=data.validation
-    )
-    with Checkpoints(run / "checkpoints") as checkpoints:
-        step = checkpoints.reported(config.evaluation.report)
-        state = checkpoints.restore(build.make_state(config), step)
-    names = {"labeled": split.labeled, "unlabeled": split.unlabeled}
-    patients = {
-        kind: list(dict.fromkeys(splits.patient(case.name) for case in cases))
-        for kind, cases in names.items()
-    }
-    facts = {
-        "network": config.model.to_dict(),
-        "data": {
-            "name": data.name,
-            "patch_size": tuple(data.patch_size),
-            "downsample": data.downsample,
-            "channels": data.channels,
-            "center_crop": data.center_crop,
-            "interpolation": data.interpolation,
-        },
-        "preparation": dataclasses.asdict(prediction.preparation(config)),
-        "evaluation": {"largest_component": config.evaluation.largest_component},
-        "method": config.method.name,
-        "step": step,
-        "seed": config.seed,
-        "weights": config.evaluation.weights,
-        "training_list": patients,
-    }
-    return Weights(network_variables(state, config.evaluation.weights), facts)
-
-
-def export(source: pathlib.Path, out: pathlib.Path, *, form: str = "flax", half: bool) -> None:
-    """Writes a network to a file, which appears whole or not at all.
-
-    Args:
-      source: a run, a file of weights or the name of a released network.
-      out: the file. A StableHLO program gets another one beside it, `out`.json, for what the other
-        formats say of themselves.
-      form: one of `FORMATS`.
-      half: parameters of the format flax as float16.
-
-    Raises:
-      FileNotFoundError, ValueError: the source cannot be read, or not be written in this format.
-      ModuleNotFoundError: ONNX is asked for, and its library is not installed.
-    """
-    source = find_weights(source)
-    if source.is_file():
-        load_network(source)  # refuses what does not fit its header
-        weights = load_weights(source)
-    else:
-        weights = weights_of_run(source)
-    if form == "flax":
-        save_weights(out, weights, half=half)
-        return
-    variables, facts = weights
-    network, data = facts["network"], facts["data"]
-    said = {name: json.dumps(value) for name, value in facts.items()}
-    channels = data.get("channels", 1)
-    if form == "torch":
-        tensors = to_torch(network["name"], variables)
-        made = safetensors.numpy.save(tensors, metadata={**said, "format": "pt"})
-    elif form == "onnx":
-        rank = find_layout(data["name"]).rank
-        made = onnx_model(variables, network, rank=rank, channels=channels, metadata=said)
-    else:
-        sides = data["patch_size"]
-        made = stablehlo_program(variables, network, patch_size=sides, channels=channels)
-        write_json(out.with_name(f"{out.name}.json"), facts)
-    with whole(out) as partial:
-        partial.write_bytes(made)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the file")
     parser.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=("flax", "torch", "onnx", "stablehlo"),
         default="flax",
         help="flax (safetensors, for --weights), torch (safetensors with the field's names), onnx, "
         "stablehlo (for jax.export.deserialize)",
@@ -138,13 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.float16 and given.format != "flax":
         parser.error("--float16 is for --format=flax.")
-    try:
-        export(given.checkpoint, given.out, form=given.format, half=given.float16)
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: a library is missing ({error}): pip install 'cifp-jax[onnx]'.")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{given.out}: {given.out.stat().st_size / 2**20:.1f} MiB")
+    from cifp_jax.commands import export
+
+    export.run(given.checkpoint, given.out, form=given.format, half=given.float16)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import jax
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-DEVICES = ("cpu", "gpu", "tpu")
 _CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -27,6 +26,9 @@ def use_compilation_cache() -> None:
     They lie in `cifp_jax` of the user's cache folder, unless JAX's own variables say otherwise:
     `JAX_COMPILATION_CACHE_DIR` names another, `JAX_ENABLE_COMPILATION_CACHE=false` wants none.
     """
+    # Also those that took less than JAX's second: a run has hundreds, and none is compiled twice.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder / "cifp_jax"))
@@ -57,7 +59,7 @@ def use_device(kind: str | None) -> None:
     """Segments on all devices of a kind, or of the best kind; call it before any array is made.
 
     Args:
-      kind: one of `DEVICES`; None: an accelerator where there is one.
+      kind: cpu, gpu or tpu; None: an accelerator where there is one.
 
     Raises:
       ValueError: there is none of this kind.

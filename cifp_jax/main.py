@@ -6,25 +6,14 @@ with their meaning, in `cifp_jax/config.py`, and those of a method in its file i
 """
 
 import io
-import os
 import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any
 
-import jax
 from absl import app, flags, logging
-from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
-
-from cifp_jax import host, processes
-from cifp_jax.config import Config, default_config
-from cifp_jax.evaluation.evaluate import CaseError
-from cifp_jax.settings import unknown
-from cifp_jax.training import build, checks, compare, loop, scoring
-from cifp_jax.training.progress import CONSOLE
-from cifp_jax.training.stopping import Stopped
 
 _PACKAGE = pathlib.Path(__file__).parent
 # Where configurations lie that are called by their name: in an installed package, or a clone.
@@ -58,10 +47,6 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0 on.")
 flags.mark_flag_as_required("config")
-
-# Exit status of a run that a signal has stopped: the same command goes on. sysexits.h calls it a
-# temporary failure, and schedulers can be told to start such a job again.
-RESUME = os.EX_TEMPFAIL
 
 
 def config_file(given: str) -> str:
@@ -112,41 +97,6 @@ def default_workdir(config_file: str, method: str) -> pathlib.Path:
     return pathlib.Path("runs") / "_".join(filter(None, (name, variant, method)))
 
 
-def check_overrides(argv: Sequence[str], config: Config | None = None) -> None:
-    """Raises ValueError at the first `--config.<setting>=` that would change nothing.
-
-    Without a `config`, it asks whether there is such a setting at all; with one, whether it is of
-    another method than those that this configuration trains.
-    """
-    known = list(flatten_dict(default_config().to_dict(), sep="."))
-    parts = (argument.lstrip("-").split("=")[0].partition(".") for argument in argv)
-    for name in (setting for flag, _, setting in parts if flag == "config" and setting):
-        group, _, last = name.partition(".")
-        if name not in known:
-            # Settings of methods once stood in `config.method`, all together.
-            places = [
-                f"config.{other}"
-                for other in known
-                if group == "method" and other.endswith((f".{last}", f".{last}.kind"))
-            ]
-            if places:
-                raise ValueError(
-                    f"there is no setting config.{name}: config.method holds the name alone. Say "
-                    f"{' or '.join(places)}."
-                )
-            raise unknown(f"config.{name}", (f"config.{other}" for other in known))
-        if config is None:
-            continue
-        if name == "method.name" and config.compare:
-            compared = ", ".join(config.compare)
-            raise ValueError(f"this configuration compares {compared}; choose by --config.compare.")
-        if group == "methods" and last.split(".")[0] not in build.trained_methods(config):
-            chosen = f"method.name is {config.method.name}"
-            if config.compare:
-                chosen = f"compare is {tuple(config.compare)}"
-            raise ValueError(f"config.{chosen}, so config.{name} would change nothing.")
-
-
 def _said_of_file(error: BaseException | None) -> str:
     """What is wrong with a configuration file, in one line; "" where it is something else."""
     while error is not None:
@@ -159,14 +109,21 @@ def _said_of_file(error: BaseException | None) -> str:
     return ""
 
 
+def _check_overrides(argv: Sequence[str], config: Any = None) -> None:
+    if any(argument.lstrip("-").startswith("config.") for argument in argv):
+        from cifp_jax.commands.overrides import check_overrides
+
+        check_overrides(argv, config)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with a setting is said in one line."""
     try:
         argv = with_config_file(argv)
-        check_overrides(argv)
+        _check_overrides(argv)
         left = flags.FLAGS(argv)
         if _CONFIG.value is not None:
-            check_overrides(argv, _CONFIG.value)
+            _check_overrides(argv, _CONFIG.value)
     except OSError as error:
         sys.exit(f"error: --config: {error}")
     except (flags.Error, ValueError) as error:
@@ -178,34 +135,6 @@ def parse_flags(argv: list[str]) -> list[str]:
     return left
 
 
-def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None = None) -> None:
-    """Trains and scores what the configuration says, or (`mode` evaluate) scores it alone.
-
-    The data files are read and checked once for all of it, before anything else.
-
-    Args:
-      config: checked, see `checks.check_config`.
-      workdir: folder of the run.
-      mode: train or evaluate.
-      weights: file or name of a network to be scored in place of a run's.
-
-    Raises:
-      ValueError, OSError, CaseError: with a message for the person who started it.
-    """
-    settings = flatten_dict({"config": config.to_dict()}, sep=".")
-    processes.check_equal({"--workdir": str(workdir), "--mode": mode, **settings})
-    split = processes.together(lambda: build.make_split(config))
-    processes.check_equal({"the files of the data (a hash of names and sizes)": split.digest()})
-    if config.compare:
-        compare.run(config, split, workdir, mode=mode)
-    elif mode == "train":
-        loop.train(config, split, workdir)
-    elif weights:
-        scoring.score_weights(config, split, pathlib.Path(weights), workdir)
-    else:
-        scoring.score_run(config, split, workdir)
-
-
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
@@ -213,14 +142,11 @@ def main(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows how far the run is
-    host.use_compilation_cache()
-    host.keep_memory()
     config = _CONFIG.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     name = "compare" if config.compare else config.method.name
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(file, name))
-    trains = _MODE.value == "train"
-    if trains and _WEIGHTS.value:
+    if _MODE.value == "train" and _WEIGHTS.value:
         sys.exit(
             "error: --weights is for --mode=evaluate; training starts from its own checkpoint."
         )
@@ -230,41 +156,16 @@ def main(argv: Sequence[str]) -> None:
             "take another configuration of the same data, or leave --weights out."
         )
     named = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    try:
-        if _DISTRIBUTED.value or any(x is not None for x in named):
-            # One device a process where it computes on a CPU, or as many as JAX_NUM_CPU_DEVICES.
-            processes.join(*named)
-            CONSOLE.quiet = not processes.first()
-        elif config.parallel != "none":
-            sizes = build.batch_sizes(config) if trains else {}
-            host.use_cores(tuple(sizes.values()), build.batch_unit(config))
-        checks.check_config(config, trains=trains)
-        run(config, workdir, mode=_MODE.value, weights=_WEIGHTS.value)
-    except Stopped as stopped:
-        CONSOLE.print(str(stopped))
-        sys.exit(RESUME)
-    except KeyboardInterrupt:
-        CONSOLE.print("stopped; the same command goes on")
-        sys.exit(RESUME)
-    except (ValueError, OSError, CaseError) as error:
-        # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
-        logging.debug("", exc_info=True)
-        _fail(f"error: {error}")
-    except (processes.AnotherProcessFailed, jax.errors.JaxRuntimeError) as error:
-        if not processes.several():
-            raise
-        logging.debug("", exc_info=True)
-        _fail(
-            f"error: another process of this run has failed or ended ({error}). Start "
-            f"all of them again, and the run goes on from its last checkpoint."
-        )
+    several = _DISTRIBUTED.value or any(x is not None for x in named)
+    from cifp_jax.commands import train
 
-
-def _fail(message: str) -> NoReturn:
-    if processes.several():
-        # Without JAX's farewell, which waits minutes for processes that have ended.
-        processes.end(message)
-    sys.exit(message)
+    train.run_or_end(
+        config,
+        workdir,
+        mode=_MODE.value,
+        weights=_WEIGHTS.value,
+        cluster=named if several else None,
+    )
 
 
 def console() -> None:

@@ -228,7 +228,8 @@ def replicate(tree: PyTree, mode: str, mesh: Mesh) -> PyTree:
     Where the mesh spans processes, each hands in the same values.
     """
     if mode == "none":
-        return jax.device_put(tree)
+        # On a named device, as what a checkpoint restores: else a resume would compile anew.
+        return jax.device_put(tree, jax.local_devices()[0])
     whole = NamedSharding(mesh, PartitionSpec())
     if whole.is_fully_addressable:
         return jax.device_put(tree, whole)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from benchmarks import distances, loader, precision, record
+from benchmarks import distances, loader, peaks, precision, record, step
 from benchmarks.sides import Result, Work, interleave
 from cifp_jax.training import build
 
@@ -89,6 +89,29 @@ def test_a_row_has_the_ratio_of_medians_and_the_shares_of_the_limits(tmp_path):
     written = json.loads((tmp_path / "new" / "step.json").read_text())
     assert written["rows"][0]["cifp_jax"]["seconds"] == [1.0, 2.0, 30.0]
     assert written["machine"]["jax"]
+
+
+def test_the_roofline_by_hand():
+    chip = peaks.Peaks({"bfloat16": 100.0, "float32": 50.0}, 10.0, 1.0, 1.0)
+    assert peaks.roofline(chip, "bfloat16", 400.0, 20.0) == 4  # operations take longer than bytes
+    assert peaks.roofline(chip, "bfloat16", 400.0, 60.0) == 6
+    assert peaks.roofline(chip, "float32", 400.0, 60.0) == 8
+
+
+def test_a_step_is_estimated_for_other_chips_and_the_table_says_so(monkeypatch, tmp_path, capsys):
+    """989 Tflop take an H100 a second in bfloat16, and 1.998 s in TF32; 4.8 TB an H200 a second."""
+    ours = Result([2.0], 5.0, {"flops": 989e12, "bytes": 4.8e12})
+    monkeypatch.setattr(step, "interleave", lambda *_: ({"cifp_jax": ours}, {}))
+    monkeypatch.setattr(step.jax_works, "limits", dict)
+    out = tmp_path / "step.json"
+    for form, h100, h200 in (("bfloat16", 1.433, 1.0), ("float32", 1.998, 1.998)):
+        flags = ["step", f"--precision={form}", "--only=V-Net super", f"--out={out}"]
+        monkeypatch.setattr("sys.argv", flags)
+        step.main()
+        (row,) = json.loads(out.read_text())["rows"]
+        assert row["estimated_s"]["H100"] == pytest.approx(h100, abs=1e-3)
+        assert row["estimated_s"]["H200"] == pytest.approx(h200, abs=1e-3)
+        assert "estimated, not measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
-from cifp_jax import export, import_torch
+from cifp_jax import export
+from cifp_jax.commands import import_torch
 from cifp_jax.exchange import onnx_graph, torch_names
 from cifp_jax.inference.weights import Weights, save_weights, shapes_of
 from cifp_jax.models import make_network

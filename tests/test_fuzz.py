@@ -35,7 +35,7 @@ HANGS = 60  # seconds after which everything ends with a trace
 NUMBERS = [0, 1, 2, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
 WORDS = [b"\0", b"\n", b"..", b"/", b"{}", b"[", b"NaN", b"-1", b"1e999", b"\xff\xfe", b"%s"]
 
-ARRAY = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+ARRAY: Any = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
 
 
 @st.composite
@@ -136,8 +136,8 @@ def _listed(path: pathlib.Path) -> object:
     return cases
 
 
-Write, Read = Callable[[pathlib.Path], None], Callable[[pathlib.Path], object]
-KINDS: dict[str, tuple[str, Write, Read]] = {
+# Of each kind a name, and functions that write such a file and read it.
+KINDS: dict[str, tuple[str, Callable[[pathlib.Path], None], Callable[[pathlib.Path], object]]] = {
     "record": ("case.h5", _hdf5, _record),
     "hdf5": ("scan.h5", _hdf5, readers.read),
     "nifti": ("scan.nii", _nifti, readers.read),
@@ -164,8 +164,9 @@ def _bounds():
 
 def attempts(request: pytest.FixtureRequest, share: float = 1.0) -> Any:
     """How many files are tried, `--fuzz` of them, a `share` of it where each takes long."""
+    files: Any = request.config.getoption("--fuzz")
     return settings(
-        max_examples=max(int(request.config.getoption("--fuzz") * share), 1),
+        max_examples=max(int(files * share), 1),
         deadline=10_000,
         database=None,
         derandomize=True,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import import_torch
+from cifp_jax.commands.import_torch import convert
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.models import make_network
 from tests.support.steps import quick
@@ -76,7 +77,7 @@ class Trap:
 )
 def test_other_networks_are_named(names, answer):
     with pytest.raises(ValueError, match=answer):
-        import_torch.convert({name: np.zeros((2, 1, 3, 3, 3), np.float32) for name in names})
+        convert({name: np.zeros((2, 1, 3, 3, 3), np.float32) for name in names})
 
 
 def test_without_pytorch_the_remedy_is_named(monkeypatch, tmp_path):

@@ -29,7 +29,8 @@ BELOW = {
     "evaluation": {"inference", *_DATA},
     "reports": {"inference", "evaluation", *_DATA},
     "training": _ALL,
-    **{place: _ALL for place in _COMMANDS},
+    "commands": _ALL,
+    **{place: {"commands", *_ALL} for place in _COMMANDS},
 }
 
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from cifp_jax import main
+from cifp_jax.commands.overrides import check_overrides
 
 FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "howto" / "launch"
 FILES = sorted(FOLDER.iterdir())
@@ -41,6 +41,6 @@ def test_the_command_knows_every_flag(file):
     flags = re.findall(r"--(?:config|workdir|distributed)\S*", text.partition("cifp_jax.main")[2])
     assert any(flag.startswith("--config=") for flag in flags)
     assert "--distributed" in {flag.rstrip('";\\') for flag in flags}
-    main.check_overrides(flags)
+    check_overrides(flags)
     sizes = {flag.split("=")[1].rstrip('";\\') for flag in flags if "batch" in flag}
     assert len(sizes) == 1  # both streams alike, as the devices divide each

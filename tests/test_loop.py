@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifp_jax import main, parallel
+from cifp_jax import parallel
+from cifp_jax.commands import train
 from cifp_jax.data import sources
 from cifp_jax.data.phantom import write_phantoms
 from cifp_jax.files import locked
@@ -71,14 +72,14 @@ def checked(monkeypatch):
 
 @pytest.mark.slow
 def test_files_are_checked_once_to_train_to_evaluate_and_to_compare(config, checked, tmp_path):
-    main.run(config, tmp_path / "run", mode="train")
+    train.run(config, tmp_path / "run", mode="train")
     assert len(checked) > 10
     assert set(checked.values()) == {1}
     assert (tmp_path / "run" / "report.html").is_file()
 
     checked.clear()
     config.compare = ("supervised", "cps")
-    main.run(config, tmp_path / "compare", mode="train")
+    train.run(config, tmp_path / "compare", mode="train")
     assert len(checked) > 10
     assert set(checked.values()) == {1}
     compared = json.loads((tmp_path / "compare" / "comparison.json").read_text())

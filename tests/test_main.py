@@ -46,6 +46,11 @@ def environment(root: pathlib.Path) -> dict[str, str]:
     return os.environ | cache | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
 
 
+def programs(root: pathlib.Path) -> set[str]:
+    """The programs that were compiled in this environment so far."""
+    return {file.name for file in (root.parent / "xla").glob("*-cache")}
+
+
 def call(
     workdir: pathlib.Path, root: pathlib.Path, *more: str, data: str = "acdc"
 ) -> subprocess.CompletedProcess:
@@ -85,6 +90,8 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     flags = ("--config.training.steps=12", f"--config.method.name={method}")
     whole = call(tmp_path / "whole", data, *flags)
     assert whole.returncode == 0, whole.stderr
+    compiled = programs(data)
+    assert len(compiled) > 2
 
     with subprocess.Popen(
         command(tmp_path / "half", data, *flags),
@@ -104,6 +111,7 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     resumed = call(tmp_path / "half", data, *flags)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed" in resumed.stdout
+    assert programs(data) == compiled  # of a step and a prediction, none a second time
 
     states = [final_state(tmp_path / name, 12) for name in ("whole", "half")]
     assert states[0].keys() == states[1].keys()
@@ -137,6 +145,7 @@ def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_
     again = call(tmp_path / "whole", data, *flags, "--mode=evaluate")
     assert again.returncode == 0, again.stderr
     assert "Dice" in again.stdout
+    assert programs(data) == compiled
     assert json.loads((folder / "summary.json").read_text())["overall"] == summary["overall"]
 
 
@@ -194,6 +203,7 @@ def test_wrong_input_gets_one_clear_error_and_writes_nothing(flag, answer, data,
 FAILING = """
 from absl import app
 from cifp_jax import main
+from cifp_jax.commands import train
 from cifp_jax.training import build, scoring
 
 def predict(image):
@@ -202,7 +212,7 @@ def predict(image):
 def run(config, *_, **__):
     scoring.score_cases(config, predict, build.make_split(config).validation)
 
-main.run = run
+train.run = run
 app.run(main.main, flags_parser=main.parse_flags)
 """
 

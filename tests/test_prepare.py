@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cifp_jax import prepare
+from cifp_jax import files, prepare
 from cifp_jax.data import prepared as prepared_room
 from cifp_jax.data.sources import read_case
 from cifp_jax.inference import prediction
@@ -183,7 +183,7 @@ def test_an_interrupted_command_changes_nothing(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    monkeypatch.setattr(prepare.files, "write_record", interrupted)
+    monkeypatch.setattr(files, "write_record", interrupted)
     assert prepare.main([str(raw), str(out), "--memory=1"]) == 130
     assert "is as it was" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

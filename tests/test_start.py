@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cifp_jax import import_torch
+from cifp_jax.commands import import_torch
 from cifp_jax.config import default_config
 from cifp_jax.exchange.torch_names import to_torch
 from cifp_jax.inference.weights import Weights, save_weights, shapes_of

@@ -9,10 +9,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import highdicom
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 from jaxtyping import Float, Shaped
 from pydicom.misc import is_dicom
 from pydicom.uid import MediaStorageDirectoryStorage, SegmentationStorage
@@ -241,6 +239,8 @@ def _stack(
 
 
 def _pixels(files: Sequence[pathlib.Path], fractional: bool) -> Shaped[np.ndarray, "x y z"]:
+    import SimpleITK as sitk
+
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in files])
     if fractional:  # or the type would be that of the first slice, and cut off the others'
@@ -281,6 +281,8 @@ def read_series(series: Series) -> Volume:
     """
     headers, order, affine = open_stack(series)
     if len(order) > len(headers):
+        import highdicom
+
         image = highdicom.imread(series.files[0])
         volume = image.get_volume(dtype=np.float32, apply_real_world_transform=False)
         # Its axes are (z, y, x), and it runs against the normal.

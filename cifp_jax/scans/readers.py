@@ -9,7 +9,6 @@ import h5py
 import nibabel
 import nrrd
 import numpy as np
-import SimpleITK as sitk
 
 from cifp_jax.files import check_dataset
 from cifp_jax.scans import dicom
@@ -72,6 +71,8 @@ def _read_nrrd(path: pathlib.Path) -> Volume:
 
 
 def _read_metaimage(path: pathlib.Path) -> Volume:
+    import SimpleITK as sitk
+
     image = sitk.ReadImage(str(path))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         refuse(

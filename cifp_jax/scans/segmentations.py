@@ -1,18 +1,19 @@
-"""DICOM segmentations as masks: read onto the grid of a scan, and written for one."""
+"""DICOM segmentations as masks: read onto the grid of a scan, and written for one.
+
+highdicom and the codes of pydicom are imported where they are needed: they take long, and most
+folders of scans hold no segmentation.
+"""
 
 import contextlib
 import importlib.metadata
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import highdicom
 import numpy as np
 import pydicom
 from jaxtyping import Integer
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 
 from cifp_jax.files import whole
 from cifp_jax.scans import dicom
@@ -20,7 +21,6 @@ from cifp_jax.scans.volumes import LPS, Volume, refuse
 
 _MAKER = "cifp-jax"
 _SERIES_NUMBER = 1000  # above those that scanners give
-_LESIONS = [getattr(codes.CID7159, name) for name in codes.CID7159.dir()]
 
 
 class Segmentation(NamedTuple):
@@ -63,6 +63,8 @@ def read(segmentation: Segmentation, values: Mapping[str, int]) -> Volume:
     Raises:
       ValueError: it cannot be read, it is fractional, its segments overlap, or one has no value.
     """
+    import highdicom
+
     path = segmentation.path
     unknown = [name for _, name in segmentation.names if name not in values]
     if unknown:
@@ -80,14 +82,16 @@ def read(segmentation: Segmentation, values: Mapping[str, int]) -> Volume:
     return Volume(table[volume.array].T, (LPS @ volume.affine)[:, [2, 1, 0, 3]], path)
 
 
-def _code(name: str) -> tuple[Code, Code]:
+def _code(name: str) -> tuple[Any, Any]:
     """Category and type of a segment: SNOMED's code of that name, or that of any tissue."""
+    from pydicom.sr.codedict import codes
+
     found = getattr(
         codes.SCT, "".join(word.capitalize() for word in re.findall(r"\w+", name)), None
     )
     if found is None:
         return codes.SCT.Tissue, codes.SCT.Tissue
-    if found in _LESIONS:
+    if found in [getattr(codes.CID7159, lesion) for lesion in codes.CID7159.dir()]:
         return codes.SCT.MorphologicallyAbnormalStructure, found
     return codes.SCT.AnatomicalStructure, found
 
@@ -113,6 +117,9 @@ def write(
       names: of the values, the background first. The others become segments 1, 2, ... in order,
         also where the mask does not hold them.
     """
+    import highdicom
+    from pydicom.sr.codedict import codes
+
     headers, order, _ = dicom.open_stack(series)
     version = _version()
     frames = np.zeros(array.shape[::-1], np.uint8)

@@ -11,7 +11,7 @@ import optax
 
 from cifp_jax import augmentation, parallel, processes
 from cifp_jax.config import Config
-from cifp_jax.data import phantom, pipeline, sources, splits
+from cifp_jax.data import phantom, sources, splits
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.mesh import batch_share, make_mesh
 from cifp_jax.methods import METHODS, Method
@@ -122,6 +122,8 @@ def crop_size(config: Config) -> tuple[int, ...]:
 def make_iterator(config: Config, split: splits.Split) -> Any:
     """The endless iterator over a process's share of the batches."""
     data = config.data
+    from cifp_jax.data import pipeline  # Grain takes long to import, and only training needs it
+
     share, shares = batch_share(make_mesh(config.spatial_partitions))
     return pipeline.make_train_iterator(
         split,

@@ -14,8 +14,6 @@ from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import preparation
 from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import load_weights, misfit, shapes_of
-from cifp_jax.training import build
-from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.state import network_variables
 
 # What a run keeps from its start to its end and to its evaluation.
@@ -136,6 +134,10 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
         if wrong := misfit(weights.variables, shapes):
             raise ValueError(f"{path}: {wrong} Write it again with `python -m cifp_jax.export`.")
         return config, weights.variables
+    # A file of weights needs neither, and Orbax takes long to import.
+    from cifp_jax.training import build
+    from cifp_jax.training.checkpoint import Checkpoints
+
     config = load_config(path)
     with Checkpoints(path / "checkpoints") as checkpoints:
         step = checkpoints.reported(config.evaluation.report)

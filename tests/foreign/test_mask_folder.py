@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from cifp_jax import files, predict
+from cifp_jax.commands import predict as segmenting
 from cifp_jax.training import run_folder
 from tests.support.dicom_files import series
 from tests.support.intensity_run import VALUES, intensity_run
@@ -146,14 +147,14 @@ def test_brackets_in_names_are_kept(run, tmp_path, capsys):
 
 
 def test_ctrl_c_keeps_what_is_done(run, tmp_path, monkeypatch, capsys):
-    folder, read = scans(tmp_path / "in", "a", "b"), predict.read_scan
+    folder, read = scans(tmp_path / "in", "a", "b"), segmenting.read_scan
 
     def interrupted(sources, config):
         if "b.nii.gz" in str(sources[0]):
             raise KeyboardInterrupt
         return read(sources, config)
 
-    monkeypatch.setattr(predict, "read_scan", interrupted)
+    monkeypatch.setattr(segmenting, "read_scan", interrupted)
     assert call(run, folder, tmp_path / "out") == 130
     assert "The same command goes on" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from cifp_jax import prepare
+from cifp_jax import files, prepare
 from cifp_jax.config import default_config
 from cifp_jax.data import sources
 from cifp_jax.scans import volumes
@@ -68,8 +68,8 @@ def test_a_rejected_scan_leaves_the_plan_of_the_others(tmp_path, array, answer, 
     told = (tmp_path / "out/files.csv").read_text()
     assert "a.nii.gz,refused,a,image," in told
     assert "a_seg.nii.gz,refused,a,mask," in told
-    for files in (alone, out):
-        files.pop(next(path for path in files if path.name == "files.csv"))
+    for folder in (alone, out):
+        folder.pop(next(path for path in folder if path.name == "files.csv"))
     assert out == alone
 
 
@@ -77,14 +77,14 @@ def test_an_interrupted_command_leaves_no_mixture(tmp_path, monkeypatch):
     """Prepared in 2D, then stopped in 3D after the first record: the 2D data set is whole."""
     root, out = plain(tmp_path / "in"), tmp_path / "out"
     assert run(root, out, "--dimension=2") == 0
-    before, write = content(out), prepare.files.write_record
+    before, write = content(out), files.write_record
 
     def interrupted(path, *arguments, **more):
         if path.name == "p1.h5":
             raise KeyboardInterrupt
         write(path, *arguments, **more)
 
-    monkeypatch.setattr(prepare.files, "write_record", interrupted)
+    monkeypatch.setattr(files, "write_record", interrupted)
     assert run(root, out, "--dimension=3") == 130
     assert content(out) == before
     assert run(root, tmp_path / "new") == 130

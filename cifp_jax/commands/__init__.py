@@ -1,0 +1,5 @@
+"""What the commands do, once their arguments are read.
+
+The modules that `python -m` runs read the arguments and import these after that: `--help`, and the
+answer to a mistyped option, need none of what takes seconds to import.
+"""

@@ -1,0 +1,111 @@
+"""Imports PyTorch weights: the work of `cifp_jax.import_torch`."""
+
+import dataclasses
+import importlib
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from cifp_jax.exchange.torch_names import Tensors, from_torch, unet_layers, vnet_layers
+from cifp_jax.inference.weights import Weights, misfit, save_weights, shapes_of
+from cifp_jax.scans import preparation
+
+# Where published scripts keep the network in a checkpoint, and what BCP's classes hold beside it.
+_INSIDE = ("net", "model", "state_dict")
+_BESIDE = ("projection_head.", "prediction_head.", "contrastive_class_selector_")
+
+
+def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
+    """The weights of a state dictionary.
+
+    Raises:
+      ValueError: the names or shapes are not those of a known U-Net or V-Net; says which.
+    """
+    left = {k.removeprefix("module."): v for k, v in tensors.items()}
+    left = {k: v for k, v in left.items() if not k.startswith(_BESIDE)}
+    if any(k.startswith("decoder.up1.up.") for k in left):
+        raise ValueError("its U-Net goes up by transposed convolutions, this one by interpolation.")
+    if "encoder.in_conv.conv_conv.0.weight" in left:
+        name, data, patch, layers = "unet", "acdc", (256, 256), unet_layers()
+        prepared = preparation.ACDC
+    elif "block_one.conv.0.weight" in left or "encoder.block_one.conv.0.weight" in left:
+        name, data, patch, prepared = "vnet", "la", (112, 112, 80), preparation.LA
+        layers = vnet_layers("encoder.block_one.conv.0.weight" in left)
+    else:
+        raise ValueError(f"it is no U-Net or V-Net of a known naming: {', '.join(list(left)[:4])}.")
+    variables = from_torch(layers, left)
+    flat: dict[Any, Any] = flatten_dict(variables)
+    if left:
+        raise ValueError(f"it holds more than this network has: {', '.join(list(left)[:4])}.")
+
+    filters = tuple(
+        int(flat["params", f"encoder_{i}", "Conv_0", "bias"].shape[0]) for i in range(5)
+    )
+    kernel = flat["params", "encoder_0", "Conv_0", "kernel"]
+    classes = int(flat["params", "head", "bias"].shape[0])
+    network = {"name": name, "classes": classes, "filters": filters}
+    if wrong := misfit(variables, shapes_of(network, kernel.ndim - 2, kernel.shape[-2])):
+        raise ValueError(wrong)
+    facts = {
+        "network": network,
+        "data": {"name": data, "patch_size": patch, "downsample": 1},
+        "preparation": dataclasses.asdict(prepared),
+        "method": "imported from PyTorch",
+        "step": None,
+        "training_list": {"labeled": [], "unlabeled": []},
+    }
+    return Weights(variables, facts)
+
+
+def read(path: pathlib.Path) -> Tensors:
+    """The state dictionary of a PyTorch file; nothing but tensors is unpickled.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it holds something else, or cannot be read.
+      ModuleNotFoundError: PyTorch is not installed.
+    """
+    safe = path.suffix == ".safetensors"
+    torch: Any = None if safe else importlib.import_module("torch")  # an extra, only needed here
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: this file is missing. Name another.")
+    if safe:
+        try:
+            tensors = safetensors.numpy.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}).") from error
+        return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of whatever kind: the unpickler reads any bytes as commands
+        raise ValueError(f"{path} is no file of tensors alone, and was not loaded.") from error
+    for key in _INSIDE:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+        raise ValueError(f"{path} holds no state dictionary of a network.")
+    return {name: tensor.float().numpy() for name, tensor in content.items()}
+
+
+def run(file: pathlib.Path, out: pathlib.Path) -> None:
+    """Writes the network of the PyTorch checkpoint `file` to `out`; ends with what is wrong."""
+    try:
+        tensors = read(file)
+        try:
+            weights = convert(tensors)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        save_weights(out, weights)
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: PyTorch is missing ({error}): pip install 'cifp-jax[torch]'.")
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    network = weights.facts["network"]
+    print(f"{out}: {network['name']} of {network['classes']} classes")

@@ -1,0 +1,44 @@
+"""Settings on the command line that would change nothing."""
+
+from collections.abc import Sequence
+
+from flax.traverse_util import flatten_dict
+
+from cifp_jax.config import Config, default_config
+from cifp_jax.settings import unknown
+from cifp_jax.training import build
+
+
+def check_overrides(argv: Sequence[str], config: Config | None = None) -> None:
+    """Raises ValueError at the first `--config.<setting>=` that would change nothing.
+
+    Without a `config`, it asks whether there is such a setting at all; with one, whether it is of
+    another method than those that this configuration trains.
+    """
+    known = list(flatten_dict(default_config().to_dict(), sep="."))
+    parts = (argument.lstrip("-").split("=")[0].partition(".") for argument in argv)
+    for name in (setting for flag, _, setting in parts if flag == "config" and setting):
+        group, _, last = name.partition(".")
+        if name not in known:
+            # Settings of methods once stood in `config.method`, all together.
+            places = [
+                f"config.{other}"
+                for other in known
+                if group == "method" and other.endswith((f".{last}", f".{last}.kind"))
+            ]
+            if places:
+                raise ValueError(
+                    f"there is no setting config.{name}: config.method holds the name alone. Say "
+                    f"{' or '.join(places)}."
+                )
+            raise unknown(f"config.{name}", (f"config.{other}" for other in known))
+        if config is None:
+            continue
+        if name == "method.name" and config.compare:
+            compared = ", ".join(config.compare)
+            raise ValueError(f"this configuration compares {compared}; choose by --config.compare.")
+        if group == "methods" and last.split(".")[0] not in build.trained_methods(config):
+            chosen = f"method.name is {config.method.name}"
+            if config.compare:
+                chosen = f"compare is {tuple(config.compare)}"
+            raise ValueError(f"config.{chosen}, so config.{name} would change nothing.")

@@ -1,0 +1,108 @@
+"""Trains and evaluates: the work of `cifp_jax.main`."""
+
+import os
+import pathlib
+import sys
+from typing import NoReturn
+
+import jax
+from absl import logging
+from flax.traverse_util import flatten_dict
+
+from cifp_jax import host, processes
+from cifp_jax.config import Config
+from cifp_jax.evaluation.evaluate import CaseError
+from cifp_jax.training import build, checks, compare, loop, scoring
+from cifp_jax.training.progress import CONSOLE
+from cifp_jax.training.stopping import Stopped
+
+# Exit status of a run that a signal has stopped: the same command goes on. sysexits.h calls it a
+# temporary failure, and schedulers can be told to start such a job again.
+RESUME = os.EX_TEMPFAIL
+# Address of process 0, number of processes, number of this one; None where the cluster tells.
+Cluster = tuple[str | None, int | None, int | None]
+
+
+def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None = None) -> None:
+    """Trains and scores what the configuration says, or (`mode` evaluate) scores it alone.
+
+    The data files are read and checked once for all of it, before anything else.
+
+    Args:
+      config: checked, see `checks.check_config`.
+      workdir: folder of the run.
+      mode: train or evaluate.
+      weights: file or name of a network to be scored in place of a run's.
+
+    Raises:
+      ValueError, OSError, CaseError: with a message for the person who started it.
+    """
+    settings = flatten_dict({"config": config.to_dict()}, sep=".")
+    processes.check_equal({"--workdir": str(workdir), "--mode": mode, **settings})
+    split = processes.together(lambda: build.make_split(config))
+    processes.check_equal({"the files of the data (a hash of names and sizes)": split.digest()})
+    if config.compare:
+        compare.run(config, split, workdir, mode=mode)
+    elif mode == "train":
+        loop.train(config, split, workdir)
+    elif weights:
+        scoring.score_weights(config, split, pathlib.Path(weights), workdir)
+    else:
+        scoring.score_run(config, split, workdir)
+
+
+def run_or_end(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    mode: str,
+    weights: str | None = None,
+    cluster: Cluster | None = None,
+) -> None:
+    """Sets up the devices and runs; the process ends with one line where something is wrong.
+
+    Args:
+      config: as it was given.
+      workdir: folder of the run.
+      mode: train or evaluate.
+      weights: file or name of a network to be scored in place of a run's.
+      cluster: how the other processes of the run are found; None: it has no others.
+    """
+    host.use_compilation_cache()
+    host.keep_memory()
+    trains = mode == "train"
+    try:
+        if cluster is not None:
+            # One device a process where it computes on a CPU, or as many as JAX_NUM_CPU_DEVICES.
+            processes.join(*cluster)
+            CONSOLE.quiet = not processes.first()
+        elif config.parallel != "none":
+            sizes = build.batch_sizes(config) if trains else {}
+            host.use_cores(tuple(sizes.values()), build.batch_unit(config))
+        checks.check_config(config, trains=trains)
+        run(config, workdir, mode=mode, weights=weights)
+    except Stopped as stopped:
+        CONSOLE.print(str(stopped))
+        sys.exit(RESUME)
+    except KeyboardInterrupt:
+        CONSOLE.print("stopped; the same command goes on")
+        sys.exit(RESUME)
+    except (ValueError, OSError, CaseError) as error:
+        # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
+        logging.debug("", exc_info=True)
+        _fail(f"error: {error}")
+    except (processes.AnotherProcessFailed, jax.errors.JaxRuntimeError) as error:
+        if not processes.several():
+            raise
+        logging.debug("", exc_info=True)
+        _fail(
+            f"error: another process of this run has failed or ended ({error}). Start "
+            f"all of them again, and the run goes on from its last checkpoint."
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    if processes.several():
+        # Without JAX's farewell, which waits minutes for processes that have ended.
+        processes.end(message)
+    sys.exit(message)
