@@ -10,17 +10,27 @@ import pathlib
 import re
 import sys
 
-from experiments import first_form_tables, result_tables, search_tables, speed_tables
+from experiments import (
+    first_form_tables,
+    pod_tables,
+    result_tables,
+    search_tables,
+    speed_tables,
+)
 
 PAGES = (
     *("README.md", "benchmarks/RESULTS.md", "docs/start.md", "docs/howto/label_next.md"),
     *("docs/howto/own_data.md", "docs/howto/short_slots.md", "experiments/weights/README.md"),
     *("experiments/results/README.md", "experiments/results/core_search.md"),
-    "experiments/results/first_form/README.md",
+    *("experiments/results/first_form/README.md", "docs/explanation/scaling.md"),
     *(card.as_posix() for card in sorted(pathlib.Path("docs/models").glob("*.md"))),
 )
 TABLES = (
-    result_tables.TABLES | first_form_tables.TABLES | search_tables.TABLES | speed_tables.TABLES
+    result_tables.TABLES
+    | first_form_tables.TABLES
+    | search_tables.TABLES
+    | speed_tables.TABLES
+    | pod_tables.TABLES
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -63,9 +63,10 @@ def by_class(folder: str, classes: str) -> str:
         facts = result["reported"]["facts"]
         rules = [result["checkpoints"][f"{rule}/validation"] for rule in ("best", "last")]
         parts = result["reported"]["classes"].values()
+        labeled = result["config"]["data"]["labeled"]
         rows.append(
             [
-                f"{result['label']}, seed {facts['seed']}",
+                f"{labeled} labelled, {result['label']}, seed {facts['seed']}",
                 f"{result['config']['training']['steps']:,}",
                 *(f"{figures['dice']['mean']:.2f}" for figures in rules),
                 " / ".join(f"{one['dice']['mean']:.1f}" for one in parts),
@@ -108,6 +109,7 @@ def label_choice() -> str:
 
 # The run that a released network comes from, and what it is. Its file stands in `names.json`.
 RELEASED = {
+    "acdc-3": ("acdc_cpu/acdc3_cifp_0", "CIFP, U-Net, 3 ACDC patients"),
     "acdc-7": ("acdc_cpu/acdc7_cifp_0", "CIFP, U-Net, 7 ACDC patients"),
     "acdc-7-supervised": ("acdc_cpu/acdc7_supervised_0", "supervised, the same"),
     "la-8": ("la_cpu/la8_cifp_0", "CIFP, V-Net, 8 LA scans"),

@@ -67,7 +67,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path, capsys):
     flags = ["--weights=acdc-70", str(tmp_path / "in"), str(tmp_path / "out")]
     assert predict.main(flags) == 1
     assert "acdc-70: there is no run" in (said := capsys.readouterr().out)
-    assert "Released are: acdc-7, acdc-7-supervised, la-8." in said
+    assert "Released are: acdc-3, acdc-7, acdc-7-supervised, la-8." in said
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,166 @@
+"""What a step needs on a slice of TPU chips, by the TPU's own compiler: `python -m benchmarks.pod`.
+
+No chip is needed: libtpu (`pip install -e '.[tpu]'`) compiles for one that is not there. Each
+program is compiled in a process of its own, for the batch of the protocol on every chip, or on
+every group of chips that share images. Compiled programs are kept in the JSON, so that the command
+goes on where it was stopped.
+
+Memory, operations and bytes are the compiler's counts for one chip. Times and efficiencies are
+estimates from published peaks (`benchmarks.peaks`): the roofline of a chip, and the collectives at
+the full speed of its links, one after the other.
+"""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import pathlib
+import queue
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from benchmarks import record
+from benchmarks.collectives import collective_bytes
+
+# Without these libtpu asks the network for the chips of this machine.
+WITHOUT_CHIPS = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+}
+SLICES = ("v5e:2x4", "v5e:8x8", "v5p:2x2x2")
+PROTOCOLS = {"la": 2, "acdc": 12}  # images of each stream
+OUT = pathlib.Path("benchmarks/results/pod.json")
+
+
+class Cell(NamedTuple):
+    """One program.
+
+    Attributes:
+      slice: generation and shape of the TPU slice.
+      protocol: a file of `configs/`.
+      precision: of images and features.
+      space: chips that share each image.
+      remat: whether activations are computed again in the backward pass.
+    """
+
+    slice: str
+    protocol: str
+    precision: str
+    space: int = 1
+    remat: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        parts = [self.slice, self.protocol, self.precision]
+        parts += [f"{self.space} chips an image"] * (self.space > 1) + ["remat"] * self.remat
+        return ", ".join(parts)
+
+
+def cells() -> Iterator[Cell]:
+    """All programs, those that tell most first."""
+    for where in SLICES:
+        for protocol in PROTOCOLS:
+            for precision in ("bfloat16", "float32"):
+                yield Cell(where, protocol, precision)
+    for protocol in PROTOCOLS:
+        for precision in ("bfloat16", "float32"):
+            yield Cell(SLICES[0], protocol, precision, space=4)
+            yield Cell(SLICES[0], protocol, precision, remat=True)
+
+
+def compile_cell(cell: Cell) -> dict[str, Any]:
+    """Compiles one program.
+
+    Returns:
+      chips; batch (images of each stream); of one chip temporary_bytes, argument_bytes, flops,
+      bytes, and collectives: number and bytes by kind; lower_s and compile_s.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    from cifp_jax import parallel
+    from cifp_jax.mesh import DATA, make_mesh
+    from cifp_jax.training import build, checks
+
+    config = importlib.import_module(f"configs.{cell.protocol}").get_config()
+    config.precision, config.spatial_partitions = cell.precision, cell.space
+    config.training.remat = cell.remat
+    topology: Any = topologies.get_topology_desc(topology_name=cell.slice, platform="tpu")
+    mesh = make_mesh(cell.space, topology.devices)
+    size = PROTOCOLS[cell.protocol] * mesh.shape[DATA]
+    config.data.batch_labeled = config.data.batch_unlabeled = size
+    state = jax.eval_shape(lambda: build.make_state(config))
+    step = parallel.compile_step(build.make_step(config), "jit", mesh, shared=1)
+    start = time.perf_counter()
+    lowered = step.lower(state, checks.batch_shapes(config), None)
+    between = time.perf_counter()
+    compiled = lowered.compile()
+    end = time.perf_counter()
+    memory: Any = compiled.memory_analysis()
+    cost: Any = compiled.cost_analysis()
+    return {
+        "chips": mesh.size,
+        "batch": size,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "flops": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "collectives": collective_bytes(compiled.as_text()),
+        "lower_s": between - start,
+        "compile_s": end - between,
+    }
+
+
+def _report(cell: Cell, results: Any) -> None:
+    try:
+        results.put(compile_cell(cell))
+    except Exception as error:
+        results.put({"error": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"})
+
+
+def in_a_process(cell: Cell, limit: float) -> dict[str, Any]:
+    """`compile_cell` in a process of its own, ended after `limit` seconds: then an `error`."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_report, args=(cell, results), daemon=True)
+    process.start()
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        try:
+            return results.get(timeout=1)
+        except queue.Empty:
+            if not process.is_alive():
+                return {"error": f"the compiler's process died with {process.exitcode}"}
+    process.kill()
+    return {"error": f"not compiled within {limit:.0f} s"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="programs whose name contains this")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds for one program")
+    parser.add_argument("--out", type=pathlib.Path, default=OUT, help="the JSON that is written")
+    args = parser.parse_args()
+    os.environ |= WITHOUT_CHIPS
+    known = json.loads(args.out.read_text())["programs"] if args.out.exists() else {}
+    for cell in cells():
+        done = known.get(cell.name, {})
+        if args.only not in cell.name or (done and "error" not in done):
+            continue
+        record.CONSOLE.print(cell.name)
+        known[cell.name] = found = cell._asdict() | in_a_process(cell, args.limit)
+        record.CONSOLE.print(found)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        content = {"machine": record.machine(), "programs": known}
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Tables of what the TPU's compiler said: `benchmarks/results/pod.json`."""
+
+import pathlib
+from typing import Any
+
+from benchmarks.peaks import PEAKS, Peaks, roofline
+from experiments.report import markdown
+from experiments.result_tables import load
+
+POD = pathlib.Path("benchmarks/results/pod.json")
+CHIPS = (1, 8, 64, 256)
+
+
+def exchange(peaks: Peaks, sent: float, chips: int) -> float:
+    """Seconds that a ring of chips needs to add up `sent` bytes of each, at the speed of its links.
+
+    Each byte goes round twice but for a chip's own part: `2 (n - 1) / n` (the ring all-reduce).
+    """
+    return 2 * (chips - 1) / chips * sent / peaks.interconnect_bytes_per_s
+
+
+def _programs() -> dict[str, dict[str, Any]]:
+    """What was compiled, by its name."""
+    return load(POD)["programs"] if POD.exists() else {}
+
+
+def pod() -> str:
+    """Memory, operations, bytes and collectives of each program, for one chip."""
+    rows = []
+    for name, of in _programs().items():
+        if "error" in of:
+            rows.append([name, of["error"], *[""] * 6])
+            continue
+        held = (of["temporary_bytes"] + of["argument_bytes"]) / 1e9
+        limit = PEAKS[of["slice"].split(":")[0]].hbm_bytes / 1e9
+        sent = of["collectives"].values()
+        rows.append(
+            [
+                name,
+                f"{held:.1f} of {limit:.0f}",
+                f"{of['flops'] / 1e12:.2f}",
+                f"{of['bytes'] / 1e9:.0f}",
+                f"{sum(kind['bytes'] for kind in sent) / 1e6:.0f}",
+                ", ".join(f"{kind['count']} {k}" for k, kind in of["collectives"].items()),
+                f"{of['lower_s']:.0f} + {of['compile_s']:.0f}",
+            ]
+        )
+    head = ["program", "memory, GB", "operations, 1e12", "bytes, 1e9", "sent, 1e6 bytes"]
+    return markdown([*head, "collectives", "tracing + compiling, s"], rows)
+
+
+def efficiency() -> str:
+    """Estimated time of a step, and how much of it is left for computing on more chips."""
+    rows = []
+    for name, of in _programs().items():
+        if "error" in of or of["space"] > 1 or of["remat"]:
+            continue
+        peaks = PEAKS[of["slice"].split(":")[0]]
+        least = roofline(peaks, of["precision"], of["flops"], of["bytes"])
+        sent = sum(kind["bytes"] for kind in of["collectives"].values())
+        shares = [least / (least + exchange(peaks, sent, chips)) for chips in CHIPS]
+        rows.append([name, f"{1000 * least:.0f}", *(f"{100 * share:.1f}" for share in shares)])
+    head = ["program", "one chip, ms at least", *(f"{n} chips, %" for n in CHIPS)]
+    return markdown(head, rows)
+
+
+TABLES = {"pod": pod, "pod_efficiency": efficiency}
