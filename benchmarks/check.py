@@ -30,6 +30,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from benchmarks import jax_works, record
 from cifp_jax import parallel
+from cifp_jax.mesh import make_mesh
 from cifp_jax.methods import METHODS
 from cifp_jax.training import build
 
@@ -66,7 +67,7 @@ def measure(network: str, method: str) -> Figures:
     config = jax_works.configuration(network, method, SHAPES[network], 2)
     state = jax.eval_shape(lambda: build.make_state(config))
     batch = jax.eval_shape(lambda: jax_works.random_batch(config))
-    step = parallel.compile_step(build.make_step(config), "none", parallel.make_mesh())
+    step = parallel.compile_step(build.make_step(config), "none", make_mesh())
     traced = step.trace(state, batch)
     lowered = traced.lower()
     written: Any = lowered.cost_analysis()

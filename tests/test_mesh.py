@@ -1,6 +1,7 @@
 """Meshes on which several devices share each image."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from cifp_jax.inference.sliding_window import make_sliding_window
 from cifp_jax.mesh import DATA, SPACE, batch_share, check_partitions, local_mesh, make_mesh, spread
 from cifp_jax.models.unet import UNet
+from tests.support.training import SMALL, make_all, run
 
 
 def test_devices_that_share_an_image_are_neighbours():
@@ -113,3 +115,21 @@ def test_a_scan_is_predicted_alike_by_devices_that_share_its_windows():
         for mode, space in (("none", 1), ("jit", 2))
     )
     np.testing.assert_allclose(four(kernel, volume), one(kernel, volume), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "space"),
+    [
+        ("two_stages", (16, 8), 2),
+        pytest.param("unet", (80, 16), 4, marks=pytest.mark.slow),
+        pytest.param("vnet", (16, 48, 16), 2, marks=pytest.mark.slow),
+    ],
+)
+def test_devices_that_share_images_end_in_the_same_parameters(network, shape, space):
+    settings: dict[str, Any] = SMALL | {"perturbation.stage": 2 if network == "two_stages" else 3}
+    step, new_state, batch = make_all(network, "cifp", shape=shape, **settings)
+    expected, expected_metrics = run("none", step, new_state(), batch)
+    got, metrics = run("jit", step, new_state(), batch, space)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), got, expected)
+    for name, pair in expected_metrics[0].items():
+        np.testing.assert_allclose(np.asarray(metrics[0][name]), np.asarray(pair), rtol=1e-4)
