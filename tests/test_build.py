@@ -29,6 +29,8 @@ def root(tmp_path_factory):
         ("evaluation.report", "first", "known: last, best"),
         ("evaluation.largest_component", "yes", "known: '', class, foreground"),
         ("evaluation.empty", "nan", "known: diagonal, literature"),
+        ("training.skip_at_most", -1, "training.skip_at_most must be at least 0"),
+        ("spatial_partitions", 2, "spatial_partitions=2 cannot cut"),
         ("training.accumulate", 3, "batch_labeled=2 cannot be cut into multiples of 3"),
         ("data.patch_size", (32,), "must be 2 positive numbers"),
         ("data.downsample", 0, "config.data.downsample must be at least 1"),

@@ -106,6 +106,9 @@ def check_config(config: Config, *, trains: bool = True) -> None:
     for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
         if config.training[key] < 1:
             raise ValueError(f"config.training.{key} must be at least 1.")
+    for key in ("supervised_steps", "evaluate_every", "skip_at_most"):
+        if config.training[key] < 0:
+            raise ValueError(f"config.training.{key} must be at least 0.")
     if trains:
         space = config.spatial_partitions
         check_partitions(config.data.patch_size, space)
