@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from cifp_jax.mesh import DATA, SPACE, image_spec, make_mesh
@@ -230,6 +230,9 @@ def replicate(tree: PyTree, mode: str, mesh: Mesh) -> PyTree:
     if mode == "none":
         # On a named device, as what a checkpoint restores: else a resume would compile anew.
         return jax.device_put(tree, jax.local_devices()[0])
+    if mode == "pmap":
+        # As its results lie: else the second step would compile anew.
+        mesh = Mesh(mesh.devices[:, 0], (DATA,), axis_types=(AxisType.Auto,))
     whole = NamedSharding(mesh, PartitionSpec())
     if whole.is_fully_addressable:
         return jax.device_put(tree, whole)

@@ -42,7 +42,7 @@ def batches(split, **changes):
     return pipeline.make_train_iterator(split, **settings, seed=5, **changes)
 
 
-def crop_step(state, batch, scans, *, axis_name=None, shards=1):
+def crop_step(state, batch, scans, *, axis_name=None, **_):
     """A step that hands its batch back, from all devices."""
     batch = device_scans.crop_batch(scans, batch, PATCH)
     if axis_name is not None:

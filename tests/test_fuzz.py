@@ -174,7 +174,7 @@ def attempts(request: pytest.FixtureRequest, share: float = 1.0) -> Any:
     )
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_read_or_refused(kind, tmp_path, request):
     name, write, read = KINDS[kind]

@@ -72,7 +72,7 @@ def test_partitions_that_fit_are_named(sides, space, fits):
             check_partitions(sides, space)
 
 
-@pytest.mark.parametrize("space", [2, 4])
+@pytest.mark.parametrize("space", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_gradients_are_those_of_one_device(space):
     # In double precision, so that what is wrong cannot hide behind rounding.
     with jax.enable_x64(True):

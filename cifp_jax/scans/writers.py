@@ -11,7 +11,6 @@ from typing import Any
 import nibabel
 import nrrd
 import numpy as np
-import SimpleITK as sitk
 from jaxtyping import Shaped
 from nibabel.nifti1 import Nifti1Extension
 
@@ -76,6 +75,8 @@ def _write_metaimage(path: pathlib.Path, array: np.ndarray, like: Volume) -> Non
     direction = affine[:3, :3] / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
         refuse(path, "MetaImage knows no sheared axes, as the scan has. Write --format=nifti.")
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     image.SetSpacing(spacing.tolist())
     image.SetDirection(direction.ravel().tolist())
