@@ -15,7 +15,7 @@ demo: .venv/ready
 
 # Everything but the tests marked slow, by two workers, each of which takes whole files.
 test: .venv/ready
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile $(TEST_FLAGS)
+	$(BIN)/python -m pytest -m 'not slow' $(TEST_FLAGS)
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow $(TEST_FLAGS)

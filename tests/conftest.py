@@ -16,8 +16,8 @@ from jaxtyping import install_import_hook
 # Checks every jaxtyping annotation of the package while the tests run.
 install_import_hook("cifp_jax", "beartype.beartype")
 
-# Many tests train the same small network: one compiles it, and the others, also those of the other
-# worker processes, which inherit this variable, find it here.
+# Many tests train the same small network: one compiles it, and the others, also the processes that
+# they start, find it here.
 if _MADE := "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
