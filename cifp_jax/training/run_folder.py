@@ -49,18 +49,19 @@ def load_config(workdir: pathlib.Path) -> Config:
         raise ValueError(f"{path}: this is no valid JSON ({error}). Train again.") from error
     config = default_config()
     try:
-        if flat := ", ".join(sorted(stored["method"].keys() - {"name"})):
-            raise ValueError(
-                f"{path} is of an older version, which kept the settings of the method ({flat}) in "
-                f"config.method. Train again."
-            )
-        for name, value in stored.items():
+        older = ", ".join(sorted(stored["method"].keys() - {"name"}))
+        for name, value in stored.items() if not older else ():
             if isinstance(value, dict):
                 config[name].update(value)
             else:
                 config[name] = value
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a run's configuration: {error}") from error
+    if older:
+        raise ValueError(
+            f"{path} is of an older version, which kept the settings of the method ({older}) in "
+            f"config.method. Train again."
+        )
     return config
 
 
