@@ -12,6 +12,7 @@ from cifp_jax import augmentation, parallel
 from cifp_jax.mesh import DATA, make_mesh
 from cifp_jax.methods import METHODS, cifp, fusion, supervised
 from cifp_jax.methods.context import Context
+from cifp_jax.methods.largest_component import keep_largest
 from cifp_jax.methods.losses import one_hot, segmentation_loss
 from tests.support.networks import THREE_CLASSES as CLASSES
 from tests.support.networks import THREE_SIZE as SIZE
@@ -131,6 +132,18 @@ def test_the_unlabelled_loss_is_that_of_the_carried_prediction(criterion):
     metrics = run(**PLAIN, criterion=criterion)[2]
     assert metrics["consistency"] == pytest.approx(float(want), rel=1e-4)
     assert metrics["perturbed"] == 0
+
+
+def test_only_the_largest_component_of_a_pseudo_label_is_kept():
+    batch = make_batch()
+    teacher = make_network(make_params(6))
+    pseudo = jnp.argmax(cifp.predict_pseudo_labels(teacher, batch, make().fusion), axis=-1)
+    for of in ("class", "foreground"):
+        metrics = run(largest_component=of)[2]
+        kept = keep_largest(pseudo, CLASSES, of)
+        for k in range(1, CLASSES):
+            assert metrics[f"pseudo_share_{k}"] == pytest.approx(float(jnp.mean(kept == k)))
+            assert metrics[f"pseudo_share_{k}"] < float(jnp.mean(pseudo == k))
 
 
 def test_uncertain_voxels_count_less():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from cifp_jax.models import convolution
 from cifp_jax.models.convolution import convolve
 
 # Each form has its channels: few inputs, few outputs, as many of both, and many.
@@ -48,3 +49,21 @@ def test_a_3d_convolution_in_float32_and_mapped_over_a_batch_of_batches():
     expected = reference(x.reshape(6, 4, 3, 5, 8), kernel).reshape(got.shape)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "side", "c", "d"),
+    [
+        (convolution._kernel_gradient_of_pairs, 6, 16, 16),
+        (convolution._kernel_gradient_exchanged, 6, 16, 4),
+        (convolution._kernel_gradient_in_parts, 6, 16, 4),
+        (convolution._kernel_gradient_in_parts, 28, 3, 48),
+        (convolution._kernel_gradient_in_parts, 6, 3, 48),
+    ],
+)
+def test_the_kernels_gradient_in_every_form(form, side, c, d):
+    """Which form is taken depends on the processor, so none is reached on every one."""
+    with jax.enable_x64(True):
+        x, g, kernel = draw((2, side, side, c), (2, side, side, d), (3, 3, c, d))
+        expected = jax.jit(lambda x, g: jax.vjp(reference, x, kernel)[1](g)[1])(x, g)
+        np.testing.assert_allclose(jax.jit(form)(x, g), expected, rtol=1e-10, atol=1e-10)

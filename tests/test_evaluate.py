@@ -132,6 +132,13 @@ def test_largest_component_of_the_foreground():
     np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(keep_largest_components(0 * prediction, "foreground"), 0)
     assert keep_largest_components(prediction, "class")[2, 5] == 2
+    # Larger as it may be, a piece of one class is not the organ; of several organs the largest is.
+    larger = np.pad(prediction, ((0, 0), (0, 3)), constant_values=2)
+    np.testing.assert_array_equal(
+        keep_largest_components(larger, "foreground"), np.pad(expected, ((0, 0), (0, 3)))
+    )
+    both = np.array([[1, 2, 0, 1, 2, 2]])
+    np.testing.assert_array_equal(keep_largest_components(both, "foreground"), [[0, 0, 0, 1, 2, 2]])
 
 
 def test_largest_component_is_an_option_of_the_evaluation():

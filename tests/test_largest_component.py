@@ -48,3 +48,15 @@ def test_each_class_by_itself():
     label = jnp.array([[[1, 0, 2, 2], [0, 0, 0, 0], [1, 1, 0, 2]]])
     want = [[[0, 0, 2, 2], [0, 0, 0, 0], [1, 1, 0, 0]]]
     np.testing.assert_array_equal(jax.jit(keep_largest, static_argnums=1)(label, 3), want)
+
+
+def test_the_foreground_that_holds_most_classes():
+    """Of the three pieces of the foreground the last is largest, but the first has both classes."""
+    label = jnp.array([[[1, 2, 0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1]]])
+    want = [[[1, 2, 0, 0, 0, 0, 0, 0], [0] * 8]]
+    keep = jax.jit(keep_largest, static_argnums=(1, 2))
+    np.testing.assert_array_equal(keep(label, 3, "foreground"), want)
+    one_class = jnp.minimum(label, 1)
+    want = [[[0] * 5 + [1] * 3] * 2]
+    np.testing.assert_array_equal(keep(one_class, 3, "foreground"), want)
+    np.testing.assert_array_equal(keep(0 * label, 3, "foreground"), 0 * label)

@@ -81,8 +81,9 @@ def keep_largest_components(
 
     Args:
       prediction: classes, 0 for the background.
-      of: class, the largest component of each class; foreground, that of all classes together,
-        which suits classes that are parts of one organ.
+      of: class, the largest component of each class; foreground, of all classes together the
+        component that holds most of them, and the largest of those: it suits classes that are parts
+        of one organ, where a large piece of one class elsewhere is none of it.
     """
     kept = np.zeros_like(prediction)
     touching = np.ones((3,) * prediction.ndim, bool)
@@ -90,8 +91,13 @@ def keep_largest_components(
     groups = [[k] for k in found] if of == "class" else [found]
     for group in filter(None, groups):
         components = np.empty(prediction.shape, np.int32)
-        ndimage.label(np.isin(prediction, group), structure=touching, output=components)
-        largest = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
+        count = ndimage.label(np.isin(prediction, group), structure=touching, output=components)
+        voxels = np.stack(
+            [np.bincount(components[prediction == k], minlength=count + 1)[1:] for k in group]
+        )
+        # By the number of classes, then by the number of voxels, which is never more than all.
+        rank = np.count_nonzero(voxels, axis=0) * prediction.size + voxels.sum(axis=0)
+        largest = components == 1 + np.argmax(rank)
         kept[largest] = prediction[largest]
     return kept
 

@@ -17,6 +17,7 @@ from cifp_jax.methods.context import Batch, Context, Outcome
 from cifp_jax.methods.feature_perturbation import Settings as Perturbation
 from cifp_jax.methods.fusion import Settings as Fusion
 from cifp_jax.methods.fusion import fuse, normalized_entropy
+from cifp_jax.methods.largest_component import keep_largest
 from cifp_jax.methods.shared import figures, stream_keys
 from cifp_jax.models.layers import Features
 from cifp_jax.models.network import Network
@@ -35,6 +36,12 @@ class Settings(Checked):
         "hold (ce_dice), or the cross entropy alone (ce).",
         options=("ce_dice", "ce"),
     )
+    largest_component: str = setting(
+        "",
+        "What is kept of a pseudo label: the largest component of each class (class), of all "
+        "classes together (foreground), or all of it (empty).",
+        options=("", "class", "foreground"),
+    )
     lambda_max: float = setting(1.0, "The weight of the unlabelled loss after the ramp.", low=0)
     ramp_steps: int = setting(6000, "The length of the ramp of that weight.", low=0, unit="steps")
 
@@ -47,7 +54,8 @@ def loss(
     One student pass over labelled and unlabelled images side by side, both perturbed as images
     (S1) and normalised together, the ambiguous features of the unlabelled ones perturbed by
     labelled ones (S2). L_x = (CE + Dice) / 2 is the loss of the labelled images, L_u that of the
-    unlabelled ones against the one-hot argmax of the pseudo labels, each voxel weighted by
+    unlabelled ones against the one-hot argmax of the pseudo labels, of which the largest component
+    may be kept alone, each voxel weighted by
     `R = exp(-gamma U)` with its uncertainty `U = H(p^) / log K` (S3).
 
     The strong recipe has perturbed both streams already; under the weak one, which leaves gray
@@ -64,7 +72,10 @@ def loss(
     uncertainty = normalized_entropy(probs)
     reliability = jnp.exp(-settings.fusion.gamma * uncertainty)
     classes, count = probs.shape[-1], labeled["image"].shape[0]
-    target = losses.one_hot(jnp.argmax(probs, axis=-1), classes)
+    pseudo = jnp.argmax(probs, axis=-1)
+    if settings.largest_component:
+        pseudo = keep_largest(pseudo, classes, settings.largest_component)
+    target = losses.one_hot(pseudo, classes)
     label = losses.one_hot(labeled["label"], classes)
 
     keys = parallel.concat_streams(*stream_keys(rng_dropout, batch), shards)

@@ -1,4 +1,4 @@
-"""The largest connected component of each class, inside a compiled step."""
+"""The largest connected component, inside a compiled step."""
 
 import functools
 
@@ -22,12 +22,11 @@ def _spread(ids: Int[Array, "*spatial"], mask: Bool[Array, "*spatial"]) -> Int[A
     return jnp.where(mask, ids.reshape(-1)[jnp.maximum(ids - 1, 0)], 0)
 
 
-def largest_component(mask: Bool[Array, "*spatial"]) -> Bool[Array, "*spatial"]:
-    """The largest component of one mask, where voxels touch by a face, an edge or a corner.
+def _components(mask: Bool[Array, "*spatial"]) -> Int[Array, "*spatial"]:
+    """A number for each component, from 1 to the number of voxels; 0 outside of the mask.
 
-    An empty mask stays empty; of equally large ones, the one whose last voxel comes first in
-    memory is taken. Every voxel starts with a number of its own, and numbers spread until
-    nothing changes.
+    Voxels touch by a face, an edge or a corner. Every voxel starts with a number of its own, and
+    numbers spread until nothing changes.
     """
     start = jnp.where(mask, jnp.arange(1, mask.size + 1, dtype=jnp.int32).reshape(mask.shape), 0)
 
@@ -37,13 +36,49 @@ def largest_component(mask: Bool[Array, "*spatial"]) -> Bool[Array, "*spatial"]:
     ids, _ = jax.lax.while_loop(
         changing, lambda pair: (_spread(pair[0], mask), pair[0]), (_spread(start, mask), start)
     )
-    sizes = jnp.zeros((mask.size + 1,), jnp.int32).at[ids.reshape(-1)].add(1).at[0].set(0)
-    return mask & (ids == jnp.argmax(sizes))
+    return ids
 
 
-def keep_largest(label: Int[Array, "b *spatial"], classes: int) -> Int[Array, "b *spatial"]:
-    """Keeps the largest component of each foreground class; the rest becomes background."""
-    kept = jnp.zeros_like(label)
+def _count(ids: Int[Array, "*spatial"], mask: Bool[Array, "*spatial"]) -> Int[Array, " n"]:
+    """Voxels of the mask with each number; none of the number 0."""
+    within = mask.reshape(-1).astype(jnp.int32)
+    return jnp.zeros((ids.size + 1,), jnp.int32).at[ids.reshape(-1)].add(within).at[0].set(0)
+
+
+def largest_component(mask: Bool[Array, "*spatial"]) -> Bool[Array, "*spatial"]:
+    """The largest component of one mask, where voxels touch by a face, an edge or a corner.
+
+    An empty mask stays empty; of equally large ones, the one whose last voxel comes first in
+    memory is taken.
+    """
+    ids = _components(mask)
+    return mask & (ids == jnp.argmax(_count(ids, mask)))
+
+
+def largest_foreground(label: Int[Array, "*spatial"], classes: int) -> Bool[Array, "*spatial"]:
+    """Of the components of all classes together, the largest of those that hold most classes."""
+    ids = _components(label > 0)
+    voxels = [_count(ids, label == k) for k in range(1, classes)]
+    held = functools.reduce(jnp.add, [(n > 0).astype(jnp.int32) for n in voxels])
+    total = functools.reduce(jnp.add, voxels)
+    best = jnp.argmax(jnp.where(held == jnp.max(held), total, 0))
+    return (label > 0) & (ids == best)
+
+
+def keep_largest(
+    label: Int[Array, "b *spatial"], classes: int, of: str = "class"
+) -> Int[Array, "b *spatial"]:
+    """Keeps the largest component of each image; the rest becomes background.
+
+    Args:
+      label: classes, 0 for the background.
+      classes: their number, background included.
+      of: class, of each class; foreground, of all classes together, see `largest_foreground`.
+    """
+    if of == "foreground":
+        kept = jax.vmap(functools.partial(largest_foreground, classes=classes))(label)
+        return jnp.where(kept, label, 0)
+    largest = jnp.zeros_like(label)
     for k in range(1, classes):
-        kept = jnp.where(jax.vmap(largest_component)(label == k), k, kept)
-    return kept
+        largest = jnp.where(jax.vmap(largest_component)(label == k), k, largest)
+    return largest

@@ -5,6 +5,9 @@ the sum of three 2D ones over the planes of the first axis, and the gradients of
 slow at are matrix products. Other platforms get the plain form.
 """
 
+import functools
+import pathlib
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,6 +17,9 @@ from jaxtyping import Array, Float
 # convolution. Up to the second, XLA's fast library does not take a convolution or the gradient of
 # a kernel. Above the third, XLA's gradient of a kernel beats the scan over planes.
 _FEW, _NARROW, _MANY = 8, 16, 64
+# Pixels; in smaller images it does not pay to take a gradient in parts.
+_LARGE = 28 * 28
+_FLAGS = pathlib.Path("/proc/cpuinfo")
 
 
 def convolve(
@@ -129,17 +135,44 @@ def _products(
     )
 
 
+@functools.cache
+def _has_avx512() -> bool:
+    """Whether the processor has vectors of 512 bits, on which other forms are the fast ones."""
+    return _FLAGS.exists() and " avx512f " in _FLAGS.read_text()
+
+
 def _kernel_gradient_of_slices(
     x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
 ) -> Float[Array, "3 3 c d"]:
     """The kernel's gradient in 2D, in the form in which XLA's fast library takes it."""
     c, d = x.shape[-1], g.shape[-1]
+    if not _has_avx512():
+        return _kernel_gradient_in_parts(x, g)
     if d <= _NARROW and c > d:
-        # With the two exchanged it is the same up to a turn, and has `c` outputs.
-        return jnp.flip(_kernel_gradient(g, x), (0, 1)).swapaxes(2, 3)
+        return _kernel_gradient_exchanged(x, g)
     if _FEW < c == d <= _NARROW and x.shape[2] % 2 == 0:
         return _kernel_gradient_of_pairs(x, g)
     return _kernel_gradient(x, g)
+
+
+def _kernel_gradient_exchanged(
+    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
+) -> Float[Array, "3 3 c d"]:
+    """The kernel's gradient in 2D with the two exchanged: the same up to a turn, with c outputs."""
+    return jnp.flip(_kernel_gradient(g, x), (0, 1)).swapaxes(2, 3)
+
+
+def _kernel_gradient_in_parts(
+    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
+) -> Float[Array, "3 3 c d"]:
+    """The kernel's gradient in 2D, of sixteen outputs at a time where the image is large."""
+    c, d = x.shape[-1], g.shape[-1]
+    if d < _NARROW and c > d:
+        return _kernel_gradient_exchanged(x, g)
+    if d % _NARROW or x.shape[1] * x.shape[2] < _LARGE:
+        return _kernel_gradient(x, g)
+    parts = jnp.split(g, d // _NARROW, axis=-1)
+    return jnp.concatenate([_kernel_gradient(x, part) for part in parts], axis=-1)
 
 
 def _kernel_gradient_of_pairs(
