@@ -13,7 +13,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/python -m cifp_jax.main --config=configs/demo.py --workdir=runs/demo
 
-# Everything but the tests marked slow, by two workers, each of which takes whole files.
+# Everything but the tests marked slow.
 test: .venv/ready
 	$(BIN)/python -m pytest -m 'not slow' $(TEST_FLAGS)
 

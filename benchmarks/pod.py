@@ -3,7 +3,8 @@
 No chip is needed: libtpu (`pip install -e '.[tpu]'`) compiles for one that is not there. Each
 program is compiled in a process of its own, for the batch of the protocol on every chip, or on
 every group of chips that share images. Compiled programs are kept in the JSON, so that the command
-goes on where it was stopped.
+goes on where it was stopped. Slices of "cpu" are devices of this computer's CPU, which take a
+minute each: they show what sharing images does to memory and collectives.
 
 Memory, operations and bytes are the compiler's counts for one chip. Times and efficiencies are
 estimates from published peaks (`benchmarks.peaks`): the roofline of a chip, and the collectives at
@@ -17,6 +18,7 @@ import multiprocessing
 import os
 import pathlib
 import queue
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -32,6 +34,7 @@ WITHOUT_CHIPS = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
 }
 SLICES = ("v5e:2x4", "v5e:8x8", "v5p:2x2x2")
+CPU = "cpu:4"
 PROTOCOLS = {"la": 2, "acdc": 12}  # images of each stream
 OUT = pathlib.Path("benchmarks/results/pod.json")
 
@@ -40,7 +43,7 @@ class Cell(NamedTuple):
     """One program.
 
     Attributes:
-      slice: generation and shape of the TPU slice.
+      slice: generation and shape of the TPU slice; or cpu, and how many devices.
       protocol: a file of `configs/`.
       precision: of images and features.
       space: chips that share each image.
@@ -71,6 +74,22 @@ def cells() -> Iterator[Cell]:
         for precision in ("bfloat16", "float32"):
             yield Cell(SLICES[0], protocol, precision, space=4)
             yield Cell(SLICES[0], protocol, precision, remat=True)
+    for protocol in PROTOCOLS:
+        for space in (1, 2, 4):
+            yield Cell(CPU, protocol, "float32", space)
+
+
+def _devices(where: str) -> Any:
+    """The devices of a slice, which are there if it is one of a CPU, and are not if of TPUs."""
+    import jax
+    from jax.experimental import topologies
+
+    kind, _, shape = where.partition(":")
+    if kind == "cpu":
+        jax.config.update("jax_num_cpu_devices", int(shape))
+        return jax.devices("cpu")
+    topology: Any = topologies.get_topology_desc(topology_name=where, platform="tpu")
+    return topology.devices
 
 
 def compile_cell(cell: Cell) -> dict[str, Any]:
@@ -81,7 +100,6 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
       bytes, and collectives: number and bytes by kind; lower_s and compile_s.
     """
     import jax
-    from jax.experimental import topologies
 
     from cifp_jax import parallel
     from cifp_jax.mesh import DATA, make_mesh
@@ -90,8 +108,7 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
     config = importlib.import_module(f"configs.{cell.protocol}").get_config()
     config.precision, config.spatial_partitions = cell.precision, cell.space
     config.training.remat = cell.remat
-    topology: Any = topologies.get_topology_desc(topology_name=cell.slice, platform="tpu")
-    mesh = make_mesh(cell.space, topology.devices)
+    mesh = make_mesh(cell.space, _devices(cell.slice))
     size = PROTOCOLS[cell.protocol] * mesh.shape[DATA]
     config.data.batch_labeled = config.data.batch_unlabeled = size
     state = jax.eval_shape(lambda: build.make_state(config))
@@ -117,6 +134,9 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
 
 
 def _report(cell: Cell, results: Any) -> None:
+    # A command that is killed takes nothing with it, and a compiler may go on for an hour.
+    parent: Any = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     try:
         results.put(compile_cell(cell))
     except Exception as error:

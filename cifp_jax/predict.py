@@ -65,6 +65,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("cpu", "gpu", "tpu"),
         help="cpu, gpu or tpu (default: an accelerator where there is one)",
     )
+    parser.add_argument(
+        "--spatial-partitions",
+        type=int,
+        default=1,
+        help="devices that share each window, where one device has not the memory for it",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="scans read ahead, each in memory")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:

@@ -19,25 +19,26 @@ def exchange(peaks: Peaks, sent: float, chips: int) -> float:
     return 2 * (chips - 1) / chips * sent / peaks.interconnect_bytes_per_s
 
 
-def _programs() -> dict[str, dict[str, Any]]:
-    """What was compiled, by its name."""
-    return load(POD)["programs"] if POD.exists() else {}
+def _programs(*, cpu: bool = False) -> dict[str, dict[str, Any]]:
+    """What was compiled for chips, or for devices of a CPU, by its name."""
+    known = load(POD)["programs"] if POD.exists() else {}
+    return {name: of for name, of in known.items() if of["slice"].startswith("cpu") == cpu}
 
 
-def pod() -> str:
-    """Memory, operations, bytes and collectives of each program, for one chip."""
+def _table(programs: dict[str, dict[str, Any]]) -> str:
+    """Memory, operations, bytes and collectives of each program, for one chip or device."""
     rows = []
-    for name, of in _programs().items():
+    for name, of in programs.items():
         if "error" in of:
             rows.append([name, of["error"], *[""] * 6])
             continue
         held = (of["temporary_bytes"] + of["argument_bytes"]) / 1e9
-        limit = PEAKS[of["slice"].split(":")[0]].hbm_bytes / 1e9
+        peaks = PEAKS.get(of["slice"].split(":")[0])
         sent = of["collectives"].values()
         rows.append(
             [
                 name,
-                f"{held:.1f} of {limit:.0f}",
+                f"{held:.1f}" + (f" of {peaks.hbm_bytes / 1e9:.0f}" if peaks else ""),
                 f"{of['flops'] / 1e12:.2f}",
                 f"{of['bytes'] / 1e9:.0f}",
                 f"{sum(kind['bytes'] for kind in sent) / 1e6:.0f}",
@@ -47,6 +48,16 @@ def pod() -> str:
         )
     head = ["program", "memory, GB", "operations, 1e12", "bytes, 1e9", "sent, 1e6 bytes"]
     return markdown([*head, "collectives", "tracing + compiling, s"], rows)
+
+
+def pod() -> str:
+    """Each program for a chip."""
+    return _table(_programs())
+
+
+def partitions() -> str:
+    """Each program for one of a CPU's devices, some of which share images."""
+    return _table(_programs(cpu=True))
 
 
 def efficiency() -> str:
@@ -64,4 +75,4 @@ def efficiency() -> str:
     return markdown(head, rows)
 
 
-TABLES = {"pod": pod, "pod_efficiency": efficiency}
+TABLES = {"pod": pod, "pod_efficiency": efficiency, "partitions": partitions}

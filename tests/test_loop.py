@@ -130,8 +130,8 @@ def test_a_run_starts_from_the_network_of_another(config, tmp_path, capsys):
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.make_state(config), 2)
     for params, stats in (
-        (state.params["network"], state.batch_stats),
-        *zip(state.ema_params["network"], state.ema_batch_stats, strict=True),
+        (state.params, state.batch_stats),
+        *zip(state.ema_params, state.ema_batch_stats, strict=True),
     ):
         got = {"params": params, "batch_stats": stats}
         jax.tree.map(np.testing.assert_array_equal, got, wanted)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifp_jax.config import default_config
+from cifp_jax.inference.prediction import prediction_config
 from cifp_jax.inference.sliding_window import make_sliding_window
 from cifp_jax.mesh import DATA, SPACE, batch_share, check_partitions, local_mesh, make_mesh, spread
 from cifp_jax.models.unet import UNet
@@ -98,6 +100,18 @@ def test_gradients_are_those_of_one_device(space):
             jax.device_get(gradient(mesh)),
             jax.device_get(gradient(None)),
         )
+
+
+@pytest.mark.parametrize(
+    ("space", "answer"),
+    [(3, "does not divide 4 device.*one of 1, 2, 4"), (4, "cannot cut.*use one of 1, 2")],
+)
+def test_prediction_refuses_devices_that_cannot_share_a_window(space, answer):
+    config = default_config()
+    config.data.patch_size = (16, 48, 16)
+    with pytest.raises(ValueError, match=answer):
+        prediction_config(config, space)
+    assert prediction_config(config, 2).spatial_partitions == 2
 
 
 def test_a_scan_is_predicted_alike_by_devices_that_share_its_windows():

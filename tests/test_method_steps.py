@@ -38,9 +38,7 @@ def make(name: str, shape: tuple[int, ...]):
     settings = settings_with(method.settings, {k: v for k, v in SETTINGS.items() if k in known})
     optimizer = make_optimizer(0.05, 0.9, 1e-4, 0.9, STEPS)
     step = make_train_step(model, method, optimizer, ema_decay=0.9, settings=settings)
-    state = create_train_state(
-        model, method, optimizer, seed=0, input_shape=(1, *shape, 1), settings=settings
-    )
+    state = create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
     return step, state
 
 
@@ -78,7 +76,7 @@ def test_a_method_trains_its_networks(name, shape):
         assert bool(jnp.isfinite(leaf).all())
     assert all(np.isfinite(pair).all() for pair in metrics.values())
     for field in ("params", "ema_params"):
-        old, new = (several(getattr(s, field)["network"]) for s in (before, after))
+        old, new = (several(getattr(s, field)) for s in (before, after))
         count = METHODS[name].students if field == "params" else METHODS[name].teachers
         assert len(new) == count
         assert all(differ(a, b) for a, b in zip(old, new, strict=True))
@@ -108,7 +106,7 @@ def test_several_networks_are_saved_and_restored(name, tmp_path):
     # Neither copies of one another, nor the same buffers, which a step could not donate.
     leaves = jax.tree.leaves((state.params, state.ema_params))
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
-    students = several(state.params["network"])
+    students = several(state.params)
     assert len(students) == METHODS[name].students
     assert all(differ(a, students[0]) for a in students[1:])
     changed = jax.tree.map(lambda x: x + 1, state.ema_params)

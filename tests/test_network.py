@@ -85,12 +85,3 @@ def test_part_of_a_batch_gets_the_same_masks(index):
     got = results(index, False)
     np.testing.assert_allclose(got["half"], got["forward"][2:], rtol=1e-5, atol=1e-5)
     assert not np.allclose(got["plain"], got["forward"])  # the keys do drop something
-
-
-def test_a_network_carries_the_methods_own_parameters():
-    variables = VARIABLES[0]
-    stats = variables["batch_stats"]
-    assert bind(MODELS[0], variables["params"], stats, train=True).extra == {}
-    network = bind(MODELS[0], variables["params"], stats, train=True, extra={"query": 1})
-    assert network.extra == {"query": 1}
-    assert network.batch_stats is stats

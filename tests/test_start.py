@@ -39,9 +39,9 @@ def trained(path, classes=4, channels=1):
 
 def networks(state):
     """Variables by path of the student and of the teacher."""
-    (student,), (stats,) = several(state.params["network"]), several(state.batch_stats)
+    (student,), (stats,) = several(state.params), several(state.batch_stats)
     (teacher,), (ema_stats,) = (
-        several(state.ema_params["network"]),
+        several(state.ema_params),
         several(state.ema_batch_stats),
     )
     return [

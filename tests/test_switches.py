@@ -111,9 +111,8 @@ def value(params, name, settings):
     method = METHODS[name]
     # A place weighs, so that CIFP's two members differ.
     ramp = jnp.linspace(-1, 1, THREE_SIZE)[:, None, None] * jnp.array([1.0, 0.0, -1.0])
-    extra = method.init(jax.random.key(1), (4, 4, 4), settings)
-    students = [make_network(p, extra) for p in params]
-    teachers = [make_network(make_params(i) | {"bias": ramp}, extra) for i in (6, 7)]
+    students = [make_network(p) for p in params]
+    teachers = [make_network(make_params(i) | {"bias": ramp}) for i in (6, 7)]
     with parallel.random_numbers():
         return method.loss(
             pair(students, method.students),

@@ -140,7 +140,7 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any], dict
     if card := released.card(released.find_weights(arguments.weights)):
         CONSOLE.print(f"{arguments.weights}: for research, and no medical device; see {card}")
     config, variables = run_folder.load_network(arguments.weights)
-    config = prediction.prediction_config(config)
+    config = prediction.prediction_config(config, arguments.spatial_partitions)
     names = prediction.named_values(config)
     network = {
         "weights": digest(variables),

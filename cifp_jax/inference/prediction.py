@@ -16,6 +16,7 @@ from cifp_jax.data import sources, transforms
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.slices import make_slicewise
 from cifp_jax.inference.sliding_window import Apply, PredictVolume, make_sliding_window
+from cifp_jax.mesh import check_partitions, make_mesh
 from cifp_jax.models import make_network
 from cifp_jax.scans.expected import Expected
 from cifp_jax.scans.preparation import Preparation
@@ -48,12 +49,17 @@ def expected(config: Config) -> Expected:
     return known or Expected(spacing=tuple((s / 2, 2 * s) if s else (0.0, math.inf) for s in sides))
 
 
-def prediction_config(config: Config) -> Config:
+def prediction_config(config: Config, space: int = 1) -> Config:
     """The run's settings with half-overlapping windows that count more in their middle.
 
-    All devices share the windows, whatever the run was trained on.
+    All devices share the windows, whatever the run was trained on, and `space` of them each one.
+
+    Raises:
+      ValueError: so many devices cannot share a window, or do not divide those that there are.
     """
-    config.parallel, config.spatial_partitions = "jit", 1
+    make_mesh(space, jax.local_devices())
+    check_partitions(config.data.patch_size, space)
+    config.parallel, config.spatial_partitions = "jit", space
     config.evaluation.stride = tuple(max(side // 2, 1) for side in config.data.patch_size)
     config.evaluation.gaussian = True
     return config

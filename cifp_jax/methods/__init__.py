@@ -19,10 +19,6 @@ from cifp_jax.methods import (
 from cifp_jax.methods.ema import one_teacher
 
 
-def _no_parameters(*_: Any) -> dict[str, Any]:
-    return {}
-
-
 def _always(_: Any) -> bool:
     return True
 
@@ -40,7 +36,6 @@ class Method(NamedTuple):
         several students (teachers), `student` (`teacher`) is a tuple of them, and so are the
         batch statistics that a method of several students returns.
       settings: the frozen dataclass that declares the method's settings; see `settings.py`.
-      init: `(key, feature_channels, settings) -> dict` of the method's own parameters.
       students: networks that are trained, each with statistics of its own. The first is the one
         that is evaluated and that the teachers follow.
       teachers: moving averages of the first student; the first of them is evaluated.
@@ -52,7 +47,6 @@ class Method(NamedTuple):
 
     loss: Callable
     settings: type
-    init: Callable = _no_parameters
     students: int = 1
     teachers: int = 1
     decays: Callable = one_teacher

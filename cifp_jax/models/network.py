@@ -1,4 +1,4 @@
-"""What a method sees of a network: three callables, the statistics, and its own parameters."""
+"""What a method sees of a network: three callables and the statistics."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,14 +26,12 @@ class Network(NamedTuple):
       decode: `(features, keys, batch_stats) -> (logits, batch_stats)`.
       forward: `(x, keys, batch_stats) -> (logits, batch_stats)`.
       batch_stats: the statistics at the start of the step.
-      extra: the method's own parameters; empty for most methods.
     """
 
     encode: Callable[[jax.Array, Keys | None, Stats], tuple[tuple[jax.Array, ...], Stats]]
     decode: Callable[[tuple[jax.Array, ...], Keys | None, Stats], tuple[jax.Array, Stats]]
     forward: Callable[[jax.Array, Keys | None, Stats], tuple[jax.Array, Stats]]
     batch_stats: Stats
-    extra: Mapping[str, Any]
 
 
 def bind(
@@ -42,7 +40,6 @@ def bind(
     batch_stats: Stats,
     *,
     train: bool,
-    extra: Mapping[str, Any] | None = None,
     precision: str = "float32",
     remat: bool = False,
     mesh: Mesh | None = None,
@@ -55,7 +52,6 @@ def bind(
       batch_stats: statistics at the start of the step.
       train: True normalises with the batch's statistics; False with the running ones, which are
         then returned unchanged.
-      extra: parameters of the method itself.
       precision: of images, features and products, one of `PRECISIONS`. Parameters, statistics,
         logits, and with them the losses, are float32 either way.
       remat: compute activations again in the backward pass instead of keeping them.
@@ -87,4 +83,4 @@ def bind(
 
         return jax.checkpoint(apply) if remat else apply
 
-    return Network(call("encode"), call("decode"), call("__call__"), batch_stats, extra or {})
+    return Network(call("encode"), call("decode"), call("__call__"), batch_stats)

@@ -177,7 +177,6 @@ def make_state(config: Config) -> TrainState:
         optimizer,
         seed=config.seed,
         input_shape=(1, *config.data.patch_size, config.data.channels),
-        settings=method_settings(config),
     )
 
 

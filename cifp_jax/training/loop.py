@@ -83,7 +83,7 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
         )
     state = build.make_state(config)
     checks.check_step(config, state)
-    count = sum(map(count_parameters, several(state.params["network"])))
+    count = sum(map(count_parameters, several(state.params)))
     CONSOLE.print(f"{config.method.name} trains {count:,} parameters")
     mesh = make_mesh(config.spatial_partitions)
     folder = workdir / "checkpoints"

@@ -50,16 +50,16 @@ def start_from(
                 f"the run {now!r}. Take one of the same kind, or set config.training.init_from=''."
             )
     fresh = {
-        "params": several(state.params["network"])[0],
+        "params": several(state.params)[0],
         "batch_stats": several(state.batch_stats)[0],
     }
     merged, anew = _merge(fresh, variables)
     params, stats = merged["params"], merged["batch_stats"]
     started = dataclasses.replace(
         state,
-        params=state.params | {"network": _put(state.params["network"], params, 1)},
+        params=_put(state.params, params, 1),
         batch_stats=_put(state.batch_stats, stats, 1),
-        ema_params=state.ema_params | {"network": _put(state.ema_params["network"], params)},
+        ema_params=_put(state.ema_params, params),
         ema_batch_stats=_put(state.ema_batch_stats, stats),
     )
     remarks = [f"begun anew, as its shape differs: {line}" for line in anew]

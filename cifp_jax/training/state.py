@@ -10,7 +10,6 @@ import optax
 
 from cifp_jax import parallel
 from cifp_jax.methods import Method
-from cifp_jax.settings import default_or_given
 
 
 @flax.struct.dataclass
@@ -19,17 +18,15 @@ class TrainState:
 
     The fields are not checked at run time, as JAX also puts shapes and shardings in their place.
 
-    `params` and `ema_params` hold two trees: `network`, and `method` for what a method trains
-    beside it (usually empty). Where a method has several students, `params["network"]` and
-    `batch_stats` are tuples with an entry for each; where it has several teachers,
-    `ema_params["network"]` and `ema_batch_stats` are. `rng` is a root key that never advances: a
-    step folds its number in.
+    Where a method has several students, `params` and `batch_stats` are tuples with an entry for
+    each; where it has several teachers, `ema_params` and `ema_batch_stats` are. `rng` is a root key
+    that never advances: a step folds its number in.
     """
 
     step: Any
-    params: dict[str, Any]
+    params: Any
     batch_stats: Any
-    ema_params: dict[str, Any]
+    ema_params: Any
     ema_batch_stats: Any
     opt_state: Any
     rng: Any
@@ -53,46 +50,32 @@ def create_train_state(
     *,
     seed: int,
     input_shape: tuple[int, ...],
-    settings: Any = None,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
       model: a network with `encode` and `decode`.
-      method: its loss, the initialisation of its own parameters, and how many networks it has.
+      method: how many networks it has.
       optimizer: the Optax transformation that the step will use.
       seed: everything random in the device's part of the run follows from it.
       input_shape: shape of one batch, `(b, *spatial, channels)`; the batch size does not matter.
-      settings: an instance of `method.settings`; None for its defaults.
-
-    Raises:
-      TypeError: `settings` are those of another method.
     """
-    settings = default_or_given(method.settings, settings)
-    init_rng, method_rng, rng = jax.random.split(jax.random.key(seed), 3)
+    init_rng, rng = jax.random.split(jax.random.key(seed))
     example = jax.ShapeDtypeStruct((1, *input_shape[1:]), jnp.float32)
 
     # Only the parameters are computed, one at a time: the forward pass is needed for its shapes.
     keys = [init_rng, *(jax.random.fold_in(init_rng, i) for i in range(1, method.students))]
     with parallel.random_numbers():
         students: list[Any] = [model.lazy_init(key, example, train=False) for key in keys]
-    variables = students[0]
-    features = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False, method="encode"), variables, example
-    )
-    own = method.init(method_rng, tuple(f.shape[-1] for f in features), settings)
-    params = {"network": entry(tuple(s["params"] for s in students)), "method": own}
+    params = entry(tuple(s["params"] for s in students))
     # A teacher starts as a copy: the step donates its state, and donated buffers must not alias.
-    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
-    teachers = [
-        copy((variables["params"], variables["batch_stats"])) for _ in range(method.teachers)
-    ]
+    teachers = [jax.tree.map(jnp.copy, students[0]) for _ in range(method.teachers)]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=entry(tuple(s["batch_stats"] for s in students)),
-        ema_params={"network": entry(tuple(t[0] for t in teachers)), "method": copy(own)},
-        ema_batch_stats=entry(tuple(t[1] for t in teachers)),
+        ema_params=entry(tuple(t["params"] for t in teachers)),
+        ema_batch_stats=entry(tuple(t["batch_stats"] for t in teachers)),
         opt_state=optimizer.init(params),
         rng=rng,
     )
@@ -106,6 +89,4 @@ def network_variables(state: TrainState, weights: str) -> dict[str, Any]:
     ema = weights == "ema"
     params = state.ema_params if ema else state.params
     batch_stats = state.ema_batch_stats if ema else state.batch_stats
-    return jax.device_get(
-        {"params": several(params["network"])[0], "batch_stats": several(batch_stats)[0]}
-    )
+    return jax.device_get({"params": several(params)[0], "batch_stats": several(batch_stats)[0]})

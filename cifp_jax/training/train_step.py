@@ -48,7 +48,7 @@ def make_train_step(
 
     Args:
       model: a network with an `axis_name` field for the statistics of its batch norms.
-      method: loss and initialisation.
+      method: its loss, and how its teachers follow.
       optimizer: an Optax transformation over `state.params`.
       ema_decay: of the teacher, reached by `methods.ema.warm_decay` where the method has no
         rule of its own; 0 makes the teacher the student itself (teacher off).
@@ -82,13 +82,12 @@ def make_train_step(
             own = jax.random.fold_in(key, _AUGMENTATION)
             batch = augmentation.augment_batch(own, batch, patch_size, strong)
 
-        def networks(params: dict[str, Any], batch_stats: Any, train: bool) -> Any:
-            pairs = zip(several(params["network"]), several(batch_stats), strict=True)
+        def networks(params: Any, batch_stats: Any, train: bool) -> Any:
+            pairs = zip(several(params), several(batch_stats), strict=True)
             one = functools.partial(
                 bind,
                 network,
                 train=train,
-                extra=params["method"],
                 precision=precision,
                 remat=remat and train,
                 mesh=mesh,
@@ -98,7 +97,7 @@ def make_train_step(
         teacher = networks(state.ema_params, state.ema_batch_stats, train=False)
 
         def gradient(part: dict[str, Any], batch_stats: Any) -> tuple[Any, tuple[Any, Metrics]]:
-            def objective(params: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Metrics]]:
+            def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
                 student = networks(params, batch_stats, train=True)
                 return method.loss(student, teacher, part, context, settings)
 
@@ -128,12 +127,7 @@ def make_train_step(
             step=state.step,
             params=params,
             batch_stats=batch_stats,
-            ema_params={
-                "network": average(several(params["network"])[0], state.ema_params["network"]),
-                "method": optax.incremental_update(
-                    params["method"], state.ema_params["method"], 1 - decays[0]
-                ),
-            },
+            ema_params=average(several(params)[0], state.ema_params),
             ema_batch_stats=average(several(batch_stats)[0], state.ema_batch_stats),
             opt_state=opt_state,
             rng=state.rng,

@@ -46,7 +46,7 @@ def make_params(seed: int = 0) -> dict[str, jax.Array]:
     return drawn | {"bias": jnp.zeros(THREE_CLASSES)}
 
 
-def make_network(params: dict[str, jax.Array], extra: dict | None = None) -> Network:
+def make_network(params: dict[str, jax.Array]) -> Network:
     """Three stages without normalisation: pooled images through a pointwise layer, and back.
 
     Its "statistics" count the passes that moved them: 1 an encoding, 100 a decoding.
@@ -69,7 +69,7 @@ def make_network(params: dict[str, jax.Array], extra: dict | None = None) -> Net
     def forward(x, keys, stats):
         return decode(*(lambda f, s: (f, keys, s))(*encode(x, keys, stats)))
 
-    return Network(encode, decode, forward, {"passes": jnp.zeros(())}, extra or {})
+    return Network(encode, decode, forward, {"passes": jnp.zeros(())})
 
 
 # Of `by_place`.

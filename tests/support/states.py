@@ -31,6 +31,5 @@ def make_state(step: int, features: int = 2):
         make_optimizer(0.1, 0.9, 1e-4, 0.9, 10),
         seed=step,
         input_shape=(1, 4, 4, 1),
-        settings=None,
     )
     return state.replace(step=jax.numpy.int32(step))

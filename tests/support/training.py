@@ -56,9 +56,7 @@ def make_all(
     )
 
     def new_state():
-        return create_train_state(
-            model, method, optimizer, seed=0, input_shape=(1, *shape, 1), settings=chosen
-        )
+        return create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
 
     return step, new_state, functools.partial(make_batch, shape=shape, classes=classes)
 
