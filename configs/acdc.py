@@ -20,6 +20,7 @@ def get_config(variant: str = "full") -> Config:
     config.data.labeled = 7
     # The classes are parts of one heart. The scripts of the field keep all components.
     config.evaluation.largest_component = "foreground"
+    config.methods.cifp.largest_component = "foreground"
     config.methods.cifp.ramp_steps = 7500
     # SSL4MIS ramps these over the whole run.
     for name in ("mean_teacher", "ua_mt", "cps"):

@@ -37,6 +37,7 @@ def get_config(variant: str = "full") -> Config:
     config.evaluation.report = "last"
     # There is one atrium. The scripts of the field differ in this: it is worth up to 0.4 Dice.
     config.evaluation.largest_component = "class"
+    config.methods.cifp.largest_component = "class"
     if variant == "cpu":
         config.data.validation = 10
         config.data.downsample = 3

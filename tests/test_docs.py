@@ -163,7 +163,7 @@ def test_the_method_of_the_how_to_by_hand():
     def forward(x, keys, stats):
         return decode((x,), keys, stats)
 
-    network = Network(encode, decode, forward, {}, {})
+    network = Network(encode, decode, forward, {})
     image, index = jnp.ones((2, 4, 4, 1)), jnp.arange(2)
     batch = {
         "labeled": {"image": image, "label": jnp.zeros((2, 4, 4), int), "index": index},

@@ -76,7 +76,7 @@ def test_each_stream_comes_back_as_it_went_in(shards):
         return logits_of(features[0]), {"passes": stats["passes"] + 100}
 
     seen = []
-    network = Network(make_network(1.0).encode, decode, decode, {}, {})
+    network = Network(make_network(1.0).encode, decode, decode, {})
     first = jnp.arange(1.0, 3)[:, None, None, None] * jnp.ones((2, 2, 2, 1))
     second = jnp.arange(11.0, 15)[:, None, None, None] * jnp.ones((4, 2, 2, 1))
     features = (parallel.concat_streams(first, second, shards),)
