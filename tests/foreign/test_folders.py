@@ -171,6 +171,37 @@ def test_dicom_as_archives_export_it(tmp_path):
     }
 
 
+def test_a_series_in_several_folders_is_one_scan(tmp_path):
+    """Some CDs have so many files a folder, whatever series they are of."""
+    for uid, value in (("1.2.3.6", 6), ("1.2.3.7", 7)):
+        series(
+            tmp_path / "cd/A", uid=uid, change=lambda image, z, value=value: number(image, value)
+        )
+    (tmp_path / "cd/B").mkdir()
+    for file in sorted((tmp_path / "cd/A").iterdir())[3:9]:
+        file.rename(tmp_path / "cd/B" / file.name)
+    found = raw_folders.find_scans(tmp_path)
+    assert sorted(found.cases) == ["cd_6", "cd_7"]
+    for (source,) in found.cases.values():
+        volume = readers.read(source)
+        assert volume.path == tmp_path / "cd"
+        np.testing.assert_array_equal(volume.array, STACK)
+
+
+@pytest.mark.parametrize("shift", [0, 100])
+def test_two_patients_with_one_uid_are_two_scans(tmp_path, shift):
+    def another(image, z):
+        image.PatientID = "P2" if shift else "P1"
+        image.ImagePositionPatient = [-10, -20, 30 + 3 * z + shift]
+
+    series(tmp_path / "p0", STACK)
+    series(tmp_path / "p1", STACK + 1, change=another)
+    found = raw_folders.find_scans(tmp_path)
+    arrays = {name: readers.read(source).array for name, (source,) in found.cases.items()}
+    np.testing.assert_array_equal(arrays["p0"], STACK)
+    np.testing.assert_array_equal(arrays["p1"], STACK + 1)
+
+
 @pytest.mark.parametrize("uid", ["1.2.3.4.1", ""])
 def test_slices_are_no_copies_for_their_uid_alone(tmp_path, uid):
     """Some programs that remove names give every slice one UID, or none: five would be lost."""
