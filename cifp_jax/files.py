@@ -15,6 +15,13 @@ import h5py
 import numpy as np
 
 
+class Unwritable(OSError):
+    """An error that says which file could not be written, and the remedy; without its number."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 @contextlib.contextmanager
 def _explained(path: pathlib.Path) -> Iterator[None]:
     """Says of an OSError which file could not be written, and the remedy."""
@@ -26,7 +33,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         if full or error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             why = "no room is left on the disk. Free some" if full else "it may not be written"
             code = errno.ENOSPC if full else error.errno
-            raise OSError(code, f"{path}: {why}, or name another folder.") from error
+            raise Unwritable(code, f"{path}: {why}, or name another folder.") from error
         raise
 
 

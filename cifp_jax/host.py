@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
+from absl import logging
 
 # Parameters of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -32,6 +33,14 @@ def use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder / "cifp_jax"))
+
+
+def quiet() -> None:
+    """Keeps other libraries from remarks, and from tracebacks of errors that are raised as well.
+
+    Orbax remarks on every save, and logs each of its threads that a full disk has stopped.
+    """
+    logging.set_verbosity(logging.FATAL)
 
 
 def in_order(

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m cifp_jax.import_torch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=pathlib.Path, help="the PyTorch checkpoint")
     parser.add_argument("out", type=pathlib.Path, help="file.safetensors")

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -138,8 +138,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.ERROR)  # Orbax remarks on every save below that
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows how far the run is
     config = _CONFIG.value
@@ -165,6 +163,7 @@ def main(argv: Sequence[str]) -> None:
         mode=_MODE.value,
         weights=_WEIGHTS.value,
         cluster=named if several else None,
+        quiet=not flags.FLAGS["verbosity"].present,
     )
 
 

@@ -51,8 +51,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--format",
         choices=("nifti", "nrrd", "metaimage", "mgz", "dicom-seg"),
-        help="of the masks: nifti, nrrd, metaimage, mgz, or dicom-seg, which DICOM scans can have "
-        "(default: that of the scan; nifti for DICOM and HDF5)",
+        help="of the masks; dicom-seg is for DICOM scans alone (default: that of the scan; nifti "
+        "for DICOM and HDF5)",
     )
     parser.add_argument(
         "--preview", action="store_true", help="also write OUTPUT/preview/<case>.png"
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device",
         choices=("cpu", "gpu", "tpu"),
-        help="cpu, gpu or tpu (default: an accelerator where there is one)",
+        help="what computes (default: an accelerator where there is one)",
     )
     parser.add_argument(
         "--spatial-partitions",

@@ -4,11 +4,14 @@ import math
 import pathlib
 import re
 
+import nibabel
 import numpy as np
 import pytest
 
 from cifp_jax.config import default_config
+from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.inference import prediction
+from cifp_jax.inference.scans import read_scan
 from cifp_jax.scans import dicom, readers
 from cifp_jax.scans.expected import Expected
 from cifp_jax.scans.volumes import Volume
@@ -38,6 +41,33 @@ def test_doubts_by_hand(spacing, values, said):
     assert len(found) == len(said)
     for one, part in zip(found, said, strict=True):
         assert re.search(part, one), one
+
+
+@pytest.mark.parametrize(
+    ("directions", "fits"), [("LPS", True), ("RAI", True), ("", True), ("SLP", False)]
+)
+def test_the_order_of_axes_by_hand(directions, fits):
+    """A voxel of equal sides says nothing of it, and LA's network expects its slices last."""
+    expected = LAYOUTS["la"].expected
+    assert expected is not None
+    found = expected.doubts(FILE, scan(0, 900), (0.625,) * 3, directions)
+    said = "its axes run to SLP, where the network expects L-R, A-P, I-S in this order"
+    assert found == ([] if fits else [said])
+
+
+def test_a_turned_scan_is_doubted(tmp_path):
+    config = default_config()
+    config.data.name = "la"
+    array = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.int16)
+    straight = nibabel.Nifti1Image(array, 0.625 * np.diag([-1, -1, 1, 1.6]))
+    nibabel.save(straight, tmp_path / "a.nii")
+    turned = nibabel.as_closest_canonical(straight).as_reoriented(
+        np.array([[1, 1], [2, 1], [0, 1]])
+    )
+    nibabel.save(turned, tmp_path / "b.nii")
+    assert not read_scan([tmp_path / "a.nii"], config).doubts
+    (doubt,) = read_scan([tmp_path / "b.nii"], config).doubts
+    assert "its axes run to SRA" in doubt
 
 
 def test_the_modality_of_a_series(tmp_path):

@@ -133,6 +133,14 @@ def test_dicom_and_prepared_arrays(run, tmp_path):
     np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
 
 
+def test_prepared_arrays_that_are_damaged(run, tmp_path, capsys):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = np.where(np.arange(60).reshape(3, 4, 5) == 7, np.nan, 1.0)
+    assert predict.main([f"--weights={run}", str(tmp_path / "a.h5"), str(tmp_path / "out")]) == 1
+    assert "a.h5: it holds voxels that are NaN" in capsys.readouterr().out
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
 def test_bad_scans_are_listed_the_others_done_and_done_ones_kept(run, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -32,12 +32,13 @@ def test_scaled_nifti(tmp_path):
 
 
 def test_units_are_kept_and_spacing_is_in_millimetres(tmp_path):
-    volume = readers.read(nifti(tmp_path / "a.nii.gz", unit="micron"))
-    np.testing.assert_allclose(volume.spacing, (0.0005, 0.002, 0.007), rtol=1e-6)
+    microns = np.diag([1000, 1000, 1000, 1]) @ OBLIQUE
+    volume = readers.read(nifti(tmp_path / "a.nii.gz", affine=microns, unit="micron"))
+    np.testing.assert_allclose(volume.spacing, (0.5, 2, 7), rtol=1e-6)
     writers.write(tmp_path / "mask.nii.gz", ARRAY.astype(np.uint8), volume)
     header = loaded(tmp_path / "mask.nii.gz").header
     assert header.get_xyzt_units()[0] == "micron"
-    np.testing.assert_allclose(header.get_zooms(), (0.5, 2, 7), rtol=1e-6)
+    np.testing.assert_allclose(header.get_zooms(), (500, 2000, 7000), rtol=1e-6)
 
 
 def test_a_mask_has_the_geometry_of_its_scan_and_names(tmp_path):

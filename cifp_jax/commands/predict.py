@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -196,7 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
     Args:
       arguments: as `cifp_jax.predict.parse` returns them.
     """
-    logging.set_verbosity(logging.ERROR)  # Orbax remarks on what it restores below that
+    host.quiet()
     host.use_compilation_cache()
     host.keep_memory()
     try:

@@ -174,7 +174,7 @@ def prepare_challenge(kind: str, arguments: argparse.Namespace) -> list[str]:
         )
     CONSOLE.print(
         f"{out}: the files of {kind.upper()}.\n"
-        f"Train: python -m cifp_jax.main --config=configs/{kind}.py "
+        f"Train: python -m cifp_jax.main --config={kind} "
         f"{shlex.quote(f'--config.data.root={out}')}"
     )
     return failures
@@ -187,9 +187,13 @@ def run(arguments: argparse.Namespace) -> int:
       arguments: as `cifp_jax.prepare.parse` returns them.
     """
     try:
-        for folder in (arguments.raw, arguments.masks):
-            if folder is not None and not folder.exists():
+        for folder in filter(None, (arguments.raw, arguments.masks)):
+            if not folder.exists():
                 raise FileNotFoundError(f"{folder}: this folder is missing. Name another.")
+            if folder.resolve() == arguments.output.resolve():
+                raise ValueError(
+                    f"{folder}: the data would lie among the scans. Name another OUTPUT."
+                )
         kind = "" if arguments.masks else challenges.recognize(arguments.raw)
         failures = prepare_challenge(kind, arguments) if kind else prepare_scans(arguments)
     except (ValueError, OSError) as error:

@@ -58,6 +58,7 @@ def run_or_end(
     mode: str,
     weights: str | None = None,
     cluster: Cluster | None = None,
+    quiet: bool = True,
 ) -> None:
     """Sets up the devices and runs; the process ends with one line where something is wrong.
 
@@ -67,7 +68,10 @@ def run_or_end(
       mode: train or evaluate.
       weights: file or name of a network to be scored in place of a run's.
       cluster: how the other processes of the run are found; None: it has no others.
+      quiet: whether other libraries are to log nothing.
     """
+    if quiet:
+        host.quiet()
     host.use_compilation_cache()
     host.keep_memory()
     trains = mode == "train"

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
@@ -91,7 +91,10 @@ def keep_largest_components(
     groups = [[k] for k in found] if of == "class" else [found]
     for group in filter(None, groups):
         components = np.empty(prediction.shape, np.int32)
-        count = ndimage.label(np.isin(prediction, group), structure=touching, output=components)
+        # A number, as the array is given; the types of SciPy do not say so.
+        count: Any = ndimage.label(
+            np.isin(prediction, group), structure=touching, output=components
+        )
         voxels = np.stack(
             [np.bincount(components[prediction == k], minlength=count + 1)[1:] for k in group]
         )

@@ -10,6 +10,7 @@ from cifp_jax.config import Config
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import expected, preparation
 from cifp_jax.scans import readers
+from cifp_jax.scans.preparation import intensity_range
 from cifp_jax.scans.readers import Source
 from cifp_jax.scans.volumes import Volume, refuse
 
@@ -51,6 +52,7 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
     """
     scan = readers.read_channels(sources, config.data.channels)
     if scan.prepared:
+        intensity_range(scan.array, scan.path)
         return ReadyScan(sources[0], scan, scan.array, scan.spacing, scan.array.astype(np.float32))
     if not find_layout(config.data.name).takes_scans:
         refuse(
@@ -60,7 +62,9 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
             f"files that were prepared in the same way.",
         )
     prepare = preparation(config)
-    spacing = tuple(scan.spacing[prepare.source_axis(scan, i)] for i in range(3))
+    order = [prepare.source_axis(scan, i) for i in range(3)]
+    spacing = tuple(scan.spacing[i] for i in order)
+    directions = "".join(scan.orientation[i] for i in order) if scan.oriented else ""
     turned, image = prepare.turned(scan.array, scan), prepare.image(scan)
-    doubts = expected(config).doubts(sources[0], scan, spacing)
+    doubts = expected(config).doubts(sources[0], scan, spacing, directions)
     return ReadyScan(sources[0], scan, turned, spacing, image, tuple(doubts))

@@ -104,12 +104,16 @@ def group(
     Returns:
       The series, and the files that are copies of others, with the reason to leave them out.
     """
-    seen: dict[str, pathlib.Path] = {}
+    seen: dict[tuple[str, ...], pathlib.Path] = {}
     copies: dict[pathlib.Path, str] = {}
     slices: dict[str, list[pathlib.Path]] = defaultdict(list)
     found: list[Series] = []
     for path, header in headers.items():
-        instance = str(header.get("SOPInstanceUID", path))
+        # Not the UID alone: some programs that remove names give all slices the same one.
+        instance = (
+            str(header.get("SOPInstanceUID") or path),
+            *(str(header.get(name, "")) for name in ("ImagePositionPatient", "InstanceNumber")),
+        )
         if instance in seen:
             copies[path] = f"a copy of {seen[instance].name}"
             continue
@@ -267,6 +271,9 @@ def open_stack(
             refuse(file, "it is no whole DICOM file. Copy it again.")
         if why := why_no_scan(header):
             refuse(file, f"it is {why}. Name a scan.")
+        # ITK and highdicom would turn such values over, Hounsfield units too.
+        if header.PhotometricInterpretation == "MONOCHROME1":
+            refuse(series.path, "its greys are inverted (MONOCHROME1). Export it as MONOCHROME2.")
         headers.append(header)
     planes = [plane for header in headers for plane in _planes(header)]
     order, affine = _stack(series.path, planes, _thickness(headers[0]))

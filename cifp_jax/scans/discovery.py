@@ -1,7 +1,9 @@
 """What lies in a folder: each file is of a scan, a DICOM segmentation, or left out, and why."""
 
+import os
 import pathlib
-from collections.abc import Collection, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pydicom
@@ -106,6 +108,40 @@ def _named_series(root: pathlib.Path, series: list[dicom.Series]) -> Iterator[tu
         yield name, one
 
 
+def _joined(
+    root: pathlib.Path,
+    named: Sequence[tuple[str, Source]],
+    places: Mapping[pathlib.Path, tuple[str, str]],
+) -> Iterator[tuple[str, Source]]:
+    """Puts the parts of a series together that lie in several folders, as on some CDs.
+
+    Segmented by itself, each part would be a scan of half a patient. Where two folders have a slice
+    of the same place, they are two scans, whose UID was lost with the patient's name.
+
+    Args:
+      root: what is looked through.
+      named: scans by name.
+      places: of the slices, by their files: whose they are, and where they lie.
+    """
+    parts: dict[tuple[str, str], list[dicom.Series]] = defaultdict(list)
+    for _, source in named:
+        if isinstance(source, dicom.Series) and source.uid and source.path.is_dir():
+            parts[source.uid, places[source.files[0]][0]].append(source)
+    split: dict[dicom.Series, list[dicom.Series]] = {}
+    for found in parts.values():
+        files = tuple(file for part in found for file in part.files)
+        if len(found) > 1 and len({places[file] for file in files}) == len(files):
+            folder = pathlib.Path(os.path.commonpath([part.path for part in found]))
+            split[found[0]._replace(path=folder, files=files)] = found
+    taken = [part for found in split.values() for part in found]
+    yield from ((name, source) for name, source in named if source not in taken)
+    folders = [series.path for series in split]
+    for series in split:
+        name = _name(root, series.path)
+        several = folders.count(series.path) > 1
+        yield f"{name}_{series.number or series.uid}" if several else name, series
+
+
 def discover(path: pathlib.Path, leave_out: Collection[pathlib.Path] = ()) -> Found:
     """Looks through a folder and all folders below it, or at one file.
 
@@ -119,9 +155,10 @@ def discover(path: pathlib.Path, leave_out: Collection[pathlib.Path] = ()) -> Fo
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder. Name one that exists.")
     found = Found({}, {}, {}, [])
+    named: list[tuple[str, Source]] = []
+    places: dict[pathlib.Path, tuple[str, str]] = {}
     left_out = {folder.resolve() for folder in leave_out}
     for files in _walk(path, left_out) if path.is_dir() else [[path]]:
-        named: list[tuple[str, Source]] = []
         slices: dict[pathlib.Path, pydicom.Dataset] = {}
         for file in files:
             hidden = file.name.startswith(".")
@@ -140,15 +177,17 @@ def discover(path: pathlib.Path, leave_out: Collection[pathlib.Path] = ()) -> Fo
                 found.ignored[file] = why
             else:
                 slices[file] = header
+                whose = f"{header.get('PatientID')} {header.get('StudyInstanceUID')}"
+                places[file] = whose, str(header.get("ImagePositionPatient"))
         series, copies = dicom.group(slices)
         found.ignored.update(copies)
         alone = path if path.is_file() else None
         named += _named_series(alone or path, [s._replace(path=alone or s.path) for s in series])
-        _add(found, named)
+    _add(found, _joined(path, named, places))
     return found
 
 
-def _add(found: Found, named: list[tuple[str, Source]]) -> None:
+def _add(found: Found, named: Iterable[tuple[str, Source]]) -> None:
     """Adds scans; of those with one name the first is kept, and the others are problems."""
     for name, source in named:
         if name in found.scans:

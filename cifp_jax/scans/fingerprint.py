@@ -10,13 +10,14 @@ from jaxtyping import Shaped
 
 from cifp_jax.host import in_order
 from cifp_jax.scans import readers, segmentations, volumes
-from cifp_jax.scans.preparation import Preparation, intensity_range
+from cifp_jax.scans.preparation import MOST_VALUES, Preparation, intensity_range
 from cifp_jax.scans.raw_folders import RawCase, RawData
 from cifp_jax.scans.segmentations import Segmentation
 from cifp_jax.scans.volumes import Volume
 
 _SAMPLE = 100_000  # voxels of a scan that its percentiles are taken from
 _FOREGROUND_SAMPLE = 10_000  # labelled voxels of a case that are kept for those of the whole set
+_SLICER = ".seg.nrrd"  # segmentations of 3D Slicer
 _CANONICAL = Preparation(canonical=True)
 
 
@@ -90,7 +91,9 @@ def read_pair(
         )
     if case.label is None:
         return scan, None
-    if segmented := isinstance(case.label, Segmentation):
+    # Both may cover a part of the scan alone: 3D Slicer saves the box around its segments.
+    partial = isinstance(case.label, Segmentation) or str(case.label).lower().endswith(_SLICER)
+    if isinstance(case.label, Segmentation):
         mask = segmentations.read(case.label, {name: value for value, name in labels.items()})
     else:
         mask = readers.read(case.label)
@@ -99,7 +102,12 @@ def read_pair(
             f"{case.label}: as a mask it must have three axes, not shape {mask.array.shape}. "
             f"Save one mask with a value for each class."
         )
-    return scan, volumes.on_grid_of(scan, mask, partial=segmented)
+    if np.array_equal(mask.array, scan.array):
+        raise ValueError(
+            f"{case.label}: this mask is the scan itself, voxel for voxel. Name the mask that was "
+            f"drawn on it."
+        )
+    return scan, volumes.on_grid_of(scan, mask, partial=partial)
 
 
 def _whole_values(mask: Volume) -> dict[int, int]:
@@ -108,6 +116,11 @@ def _whole_values(mask: Volume) -> dict[int, int]:
         raise ValueError(
             f"{mask.path}: a mask holds whole numbers from 0, this one {values[:5].tolist()}. "
             f"Round it if it was resampled; it may also be a scan or a probability map."
+        )
+    if len(values) > MOST_VALUES:
+        raise ValueError(
+            f"{mask.path}: a mask holds at most {MOST_VALUES} values, this one {len(values)}. It "
+            f"may be a scan; name the mask that was drawn on it."
         )
     return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
 

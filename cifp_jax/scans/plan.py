@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifp_jax.scans.preparation import Preparation
+from cifp_jax.scans.preparation import MOST_VALUES, Preparation
 
 FILTERS = (16, 32, 64, 128, 256)
 _STRIDES = 16  # both networks halve the resolution four times
@@ -119,7 +119,7 @@ def make_plan(
       rank: 2 or 3 where the user decides.
 
     Raises:
-      ValueError: there is no labelled case, or one class only.
+      ValueError: there is no labelled case, one class only, or more than masks can hold.
     """
     if not fingerprint["labeled"]:
         raise ValueError(
@@ -130,6 +130,11 @@ def make_plan(
         raise ValueError(
             f"The masks hold one value only, {list(labels)}. At least one of them must mark "
             f"something."
+        )
+    if len(labels) > MOST_VALUES:
+        raise ValueError(
+            f"The masks hold {len(labels)} values together; {MOST_VALUES} are the most. They may "
+            f"number single objects, or be scans; give each structure one value."
         )
     spacing = [float(f"{s:.6g}") for s in fingerprint["median_spacing"]]
     box = fingerprint["median_box"]

@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, Shaped
 from cifp_jax.scans import geometry
 from cifp_jax.scans.volumes import Volume, check_oriented, refuse
 
+MOST_VALUES = 256  # of masks: classes are stored as 8 bits
 _LARGEST = 1e10  # no scanner gives more; a voxel that does would flatten all others
 
 

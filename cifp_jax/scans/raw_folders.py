@@ -13,7 +13,9 @@ from cifp_jax.scans.readers import Source
 from cifp_jax.scans.segmentations import Segmentation
 
 _CHANNEL = re.compile(r"_(\d{4})$")
-_MASK = re.compile(r"(^|[-_])(gt|seg|dseg|segmentation|mask|label|labels)$", re.IGNORECASE)
+# `case_seg`, `case.seg` of 3D Slicer and `case_mask_2`; `segmentation-0` and `mask_case`.
+_WORDS = "gt|d?seg|segmentations?|masks?|labels?"
+_MASK = re.compile(rf"^({_WORDS})[-_.]|(^|[-_.])({_WORDS})([-_.]?\d+)?$", re.IGNORECASE)
 BACKGROUND = "background"
 _A_MASK = "named as a mask; `prepare` takes masks of the folder that --masks names"
 _SEGMENTATION = "a DICOM segmentation; `prepare` takes it in the folder that --masks names"

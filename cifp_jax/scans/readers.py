@@ -14,11 +14,13 @@ from cifp_jax.files import check_dataset
 from cifp_jax.scans import dicom
 from cifp_jax.scans.volumes import LPS, MILLIMETERS, Unfit, Volume, check_same_geometry, refuse
 
+_LAS = np.diag([-1.0, 1.0, 1.0, 1.0])
 _TO_RAS = {
-    "left-posterior-superior": LPS,
-    "left-anterior-superior": np.diag([-1.0, 1.0, 1.0, 1.0]),
-    "right-anterior-superior": np.eye(4),
+    **dict.fromkeys(("left-posterior-superior", "lps"), LPS),
+    **dict.fromkeys(("left-anterior-superior", "las"), _LAS),
+    **dict.fromkeys(("right-anterior-superior", "ras"), np.eye(4)),
 }
+_SIDES = (0.005, 100.0)  # of a voxel, mm; what lies beyond was given in another unit
 
 
 def _read_nifti(path: pathlib.Path) -> Volume:
@@ -64,8 +66,7 @@ def _read_nrrd(path: pathlib.Path) -> Volume:
     affine[:3, :3] = directions[spatial][:, :3].T
     affine[:3, 3] = header.get("space origin", np.zeros(3))
     space = str(header.get("space", "right-anterior-superior")).lower()
-    short = {"lps": "left-posterior-superior", "las": "left-anterior-superior"}
-    turn = _TO_RAS.get(short.get(space, space))
+    turn = _TO_RAS.get(space)
     oriented = "space" in header and kinds is not None and turn is not None
     return Volume(array, affine if turn is None else turn @ affine, path, oriented=oriented)
 
@@ -73,7 +74,8 @@ def _read_nrrd(path: pathlib.Path) -> Volume:
 def _read_metaimage(path: pathlib.Path) -> Volume:
     import SimpleITK as sitk
 
-    image = sitk.ReadImage(str(path))
+    # Named, as ITK would not know it by an ending in capitals.
+    image = sitk.ReadImage(str(path), imageIO="MetaImageIO")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         refuse(
             path,
@@ -92,7 +94,7 @@ def _read_dicom(path: pathlib.Path) -> Volume:
     series, _ = dicom.group(headers)
     if len(series) != 1:
         refuse(path, f"it holds {len(series)} DICOM series, not one. Give each series a folder.")
-    return dicom.read_series(series[0])
+    return dicom.read_series(series[0] if path.is_dir() else series[0]._replace(path=path))
 
 
 def _read_hdf5(path: pathlib.Path) -> Volume:
@@ -188,6 +190,9 @@ def read(source: Source) -> Volume:
         refuse(path, f"its shape is {volume.array.shape}; a scan has three axes. Save it as 3D.")
     if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
         refuse(path, "its affine places all voxels in a plane. Save it with a valid geometry.")
+    if not volume.prepared and not all(_SIDES[0] <= s <= _SIDES[1] for s in volume.spacing):
+        sides = " x ".join(f"{side:.3g}" for side in volume.spacing)
+        refuse(path, f"its voxels are {sides} mm, so its unit may be wrong. Correct its spacing.")
     if volume.array.dtype.kind not in "biuf":
         refuse(path, f"its values are {volume.array.dtype}, not numbers. Save grey values.")
     return volume

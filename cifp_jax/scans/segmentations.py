@@ -8,7 +8,7 @@ import contextlib
 import importlib.metadata
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,13 @@ from cifp_jax.scans.volumes import LPS, Volume, refuse
 
 _MAKER = "cifp-jax"
 _SERIES_NUMBER = 1000  # above those that scanners give
+
+# What a segmentation refers to its scan by, and what it copies, which may be empty but not absent.
+_REFERRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+_COPIED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+)
 
 
 class Segmentation(NamedTuple):
@@ -102,6 +109,23 @@ def _version() -> str:
     return "unknown"
 
 
+def _check_references(series: dicom.Series, headers: Sequence[pydicom.Dataset]) -> None:
+    """Raises ValueError where slices cannot be referred to."""
+    remedy = "Take the original series, or leave --format=dicom-seg out."
+    lacking = [word for word in _REFERRED if not all(header.get(word) for header in headers)]
+    if lacking:
+        refuse(
+            series.path,
+            f"it lacks {', '.join(lacking)}, by which a segmentation refers to its scan. {remedy}",
+        )
+    if len({header.SOPInstanceUID for header in headers}) < len(headers):
+        refuse(
+            series.path,
+            f"several of its slices have one SOPInstanceUID, so that a segmentation cannot refer "
+            f"to each. {remedy}",
+        )
+
+
 def write(
     path: pathlib.Path,
     array: Integer[np.ndarray, "x y z"],
@@ -116,11 +140,19 @@ def write(
       series: the scan.
       names: of the values, the background first. The others become segments 1, 2, ... in order,
         also where the mask does not hold them.
+
+    Raises:
+      ValueError: as `dicom.open_stack`, or there is nothing to refer to the scan by.
     """
     import highdicom
     from pydicom.sr.codedict import codes
 
     headers, order, _ = dicom.open_stack(series)
+    _check_references(series, headers)
+    for header in headers:
+        for keyword in _COPIED:
+            if keyword not in header:  # removed with the patient's name, for one
+                setattr(header, keyword, None)
     version = _version()
     frames = np.zeros(array.shape[::-1], np.uint8)
     for number, value in enumerate(list(names)[1:], start=1):

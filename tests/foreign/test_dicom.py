@@ -134,6 +134,27 @@ def test_what_is_no_scan(name, answer):
         readers.read(shared_file(name))
 
 
+@pytest.mark.parametrize("make", [series, lambda path: multi_frame(path.with_suffix(".dcm"))])
+def test_inverted_greys_are_no_guess(tmp_path, make):
+    """ITK and highdicom turn the values over: 69 HU would become -70."""
+    path = make(tmp_path / "scan")
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        image = pydicom.dcmread(file)
+        image.PhotometricInterpretation = "MONOCHROME1"
+        image.save_as(file)
+    with pytest.raises(ValueError, match=r"scan.*: its greys are inverted .*MONOCHROME2"):
+        readers.read(path)
+
+
+def test_a_single_file_is_named(tmp_path):
+    path = sorted(series(tmp_path / "scan").iterdir())[0]
+    image = pydicom.dcmread(path)
+    del image.ImagePositionPatient
+    image.save_as(path)
+    with pytest.raises(ValueError, match=rf"{path.name}: 1 of its 1 slices do not say where"):
+        readers.read(path)
+
+
 def test_a_cut_off_slice(tmp_path):
     folder = series(tmp_path / "scan")
     path = sorted(folder.iterdir())[2]

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from cifp_jax import prepare
-from cifp_jax.scans import discovery, raw_folders
+from cifp_jax.scans import discovery, fingerprint, raw_folders, readers, writers
+from cifp_jax.scans.raw_folders import RawCase
+from cifp_jax.scans.volumes import Volume
 from tests.support.dicom_files import STACK, multi_frame, series, shared_file
 from tests.support.scans import ANISOTROPIC, OBLIQUE, mask, nifti, scan
 
@@ -66,6 +68,55 @@ def test_masks_left_among_the_scans_are_no_scans(tmp_path, capsys):
     assert cases(folder) == ["p0", "p1"]  # what `predict` would segment
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["p0_seg", "p0-label", "p0.seg", "p0_masks", "p0_seg_1", "mask_p0", "labels/p0", "labels/p0_1"],
+)
+def test_what_is_named_as_a_mask(tmp_path, name):
+    save(tmp_path / "p0.nii.gz", scan(0))
+    save(tmp_path / f"{name}.nii.gz", mask(0))
+    assert cases(tmp_path) == ["p0"]
+    data = raw_folders.read_plain(tmp_path, tmp_path)
+    assert [case.name for case in data.cases] == ["p0"]
+    # Taken, or said to be nobody's.
+    assert (data.cases[0].label is None) == bool(data.problems) == (name == "labels/p0_1")
+
+
+@pytest.mark.parametrize("name", ["legend", "segovia_1", "patient_mgt", "p0_labelled", "p0_unmask"])
+def test_what_only_sounds_like_a_mask(tmp_path, name):
+    save(tmp_path / f"{name}.nii.gz", scan(0))
+    assert cases(tmp_path) == [name]
+
+
+def test_segmentations_of_3d_slicer(tmp_path):
+    """`p0.seg.nrrd` holds the box around the segments, on the grid of its scan."""
+    label = np.zeros((20, 18, 4), np.uint8)
+    label[3:9, 5:11, 1:3] = 1 + (scan(1, (6, 6, 2)) > 250)
+    save(tmp_path / "scans/p0.nii.gz", scan(0))
+    box = ANISOTROPIC.copy()
+    box[:3, 3] = (ANISOTROPIC @ (3, 5, 1, 1))[:3]
+    volume = Volume(label[3:9, 5:11, 1:3], box, tmp_path)
+    for name, like in {
+        "cut/p0.seg.nrrd": volume,
+        "cut/p0.nrrd": volume,
+        "whole/p0.nrrd": Volume(label, ANISOTROPIC, tmp_path),
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        writers.write(tmp_path / name, like.array, like)
+    (tmp_path / "cut/p0.nrrd").rename(tmp_path / "p0.nrrd")
+    for name in ("cut", "whole"):
+        given = [str(tmp_path / "scans"), str(tmp_path / f"{name}_out")]
+        assert prepare.main([*given, f"--masks={tmp_path / name}", "--memory=1"]) == 0
+    records = []
+    for name in ("cut", "whole"):
+        with h5py.File(tmp_path / f"{name}_out/volumes/p0.h5") as file:
+            records.append(np.asarray(file["label"]))
+    np.testing.assert_array_equal(*records)
+    case = RawCase("p0", (tmp_path / "scans/p0.nii.gz",), tmp_path / "p0.nrrd")
+    with pytest.raises(ValueError, match=r"p0\.nrrd has \(6, 6, 2\)"):  # of others all is due
+        fingerprint.read_pair(case, 1, {})
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_folders_of_patients(tmp_path, together):
     """p0/ct and p0/seg belong together, and BIDS' names say their patient already."""
@@ -118,6 +169,50 @@ def test_dicom_as_archives_export_it(tmp_path):
         "report.dcm": "DICOM without an image",
         "photo.dcm": "a colour image",
     }
+
+
+def test_a_series_in_several_folders_is_one_scan(tmp_path):
+    """Some CDs have so many files a folder, whatever series they are of."""
+    for uid, value in (("1.2.3.6", 6), ("1.2.3.7", 7)):
+        series(
+            tmp_path / "cd/A", uid=uid, change=lambda image, z, value=value: number(image, value)
+        )
+    (tmp_path / "cd/B").mkdir()
+    for file in sorted((tmp_path / "cd/A").iterdir())[3:9]:
+        file.rename(tmp_path / "cd/B" / file.name)
+    found = raw_folders.find_scans(tmp_path)
+    assert sorted(found.cases) == ["cd_6", "cd_7"]
+    for (source,) in found.cases.values():
+        volume = readers.read(source)
+        assert volume.path == tmp_path / "cd"
+        np.testing.assert_array_equal(volume.array, STACK)
+
+
+@pytest.mark.parametrize("shift", [0, 100])
+def test_two_patients_with_one_uid_are_two_scans(tmp_path, shift):
+    def another(image, z):
+        image.PatientID = "P2" if shift else "P1"
+        image.ImagePositionPatient = [-10, -20, 30 + 3 * z + shift]
+
+    series(tmp_path / "p0", STACK)
+    series(tmp_path / "p1", STACK + 1, change=another)
+    found = raw_folders.find_scans(tmp_path)
+    arrays = {name: readers.read(source).array for name, (source,) in found.cases.items()}
+    np.testing.assert_array_equal(arrays["p0"], STACK)
+    np.testing.assert_array_equal(arrays["p1"], STACK + 1)
+
+
+@pytest.mark.parametrize("uid", ["1.2.3.4.1", ""])
+def test_slices_are_no_copies_for_their_uid_alone(tmp_path, uid):
+    """Some programs that remove names give every slice one UID, or none: five would be lost."""
+
+    def alike(image, z):
+        image.SOPInstanceUID = uid
+
+    series(tmp_path / "p", change=alike)
+    found = raw_folders.find_scans(tmp_path)
+    assert not found.ignored
+    np.testing.assert_array_equal(readers.read(found.cases["p"][0]).array, STACK)
 
 
 def number(image, value):

@@ -16,11 +16,12 @@ from tests.support.scans import ARRAY, OBLIQUE, nifti
 CANONICAL = Preparation(canonical=True)
 
 
-@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "A.MHA"])
 def test_metaimage(tmp_path, name):
     """ITK writes what nibabel wrote as NIfTI: both readers must place the voxels alike."""
     image = sitk.ReadImage(str(nifti(tmp_path / "a.nii")))
-    sitk.WriteImage(image, str(tmp_path / name))
+    sitk.WriteImage(image, str(tmp_path / name.lower()))
+    (tmp_path / name.lower()).rename(tmp_path / name)
     volume = readers.read(tmp_path / name)
     np.testing.assert_array_equal(volume.array, ARRAY)
     np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
@@ -63,6 +64,25 @@ def test_an_orientation_is_never_guessed(tmp_path, name):
         CANONICAL.image(volume)
     # Where axes are taken as they lie in the file, none is needed.
     assert Preparation().image(volume).shape == ARRAY.shape
+
+
+@pytest.mark.parametrize(("space", "signs"), [("RAS", (1, 1)), ("las", (-1, 1)), ("LPS", (-1, -1))])
+def test_short_names_of_nrrds_axes(tmp_path, space, signs):
+    header = {"space": space, "space directions": np.eye(3), "space origin": np.zeros(3)}
+    nrrd.write(str(tmp_path / "a.nrrd"), ARRAY, header)
+    volume = readers.read(tmp_path / "a.nrrd")
+    assert volume.oriented
+    np.testing.assert_array_equal(volume.affine, np.diag([*signs, 1, 1]))
+
+
+@pytest.mark.parametrize("side", [0.0014, 1400])
+def test_voxels_in_another_unit(tmp_path, side):
+    """1.4 mm as metres or microns: one such scan would be a single voxel, or fill the disk."""
+    path = nifti(tmp_path / "a.nii", ARRAY, np.diag([side, side, 8, 1]))
+    with pytest.raises(ValueError, match=r"a\.nii: its voxels are .* unit may be wrong"):
+        readers.read(path)
+    path = nifti(tmp_path / "b.nii", ARRAY, np.diag([0.0014, 0.0014, 0.008, 1]), "meter")
+    np.testing.assert_allclose(readers.read(path).spacing, (1.4, 1.4, 8), rtol=1e-6)
 
 
 def test_colours(tmp_path):

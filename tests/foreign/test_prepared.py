@@ -176,6 +176,36 @@ def test_a_mask_without_an_orientation_is_refused(tmp_path, capsys):
     assert json.loads((tmp_path / "out/fingerprint.json").read_text())["cases"] == 1
 
 
+def test_scans_in_the_place_of_masks_are_refused(tmp_path, capsys):
+    root = plain(tmp_path / "in")
+    save(root / "p1_seg.nii.gz", scan(1))
+    save(root / "p2_seg.nii.gz", scan(9))
+    assert run(root, tmp_path / "out") == 1
+    printed = capsys.readouterr().out
+    assert "p1_seg.nii.gz: this mask is the scan itself" in printed
+    assert "p2_seg.nii.gz: a mask holds at most 256 values" in printed
+    assert json.loads((tmp_path / "out/fingerprint.json").read_text())["labeled"] == 1
+
+
+def test_more_values_than_a_record_can_hold(tmp_path, capsys):
+    """Each mask numbers objects of its own: as 8 bits, label 256 would be the background."""
+    root = plain(tmp_path / "in")
+    for i in range(3):
+        label = np.arange(20 * 18 * 4).reshape(20, 18, 4) % 100 + 100 * i
+        save(root / f"p{i}_seg.nii.gz", label.astype(np.uint16))
+    assert run(root, tmp_path / "out") == 1
+    assert "hold 300 values together; 256 are the most" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_data_set_does_not_go_among_the_scans(tmp_path, capsys):
+    root = plain(tmp_path / "in")
+    before = content(root)
+    assert run(root, root) == 1
+    assert f"{root}: the data would lie among the scans" in capsys.readouterr().out
+    assert content(root) == before
+
+
 def test_paths_are_printed_as_they_are(tmp_path, capsys):
     """Brackets are no markup, and a command can be copied."""
     root, out = plain(tmp_path / "in [red]"), tmp_path / "my [bold] data"

@@ -77,6 +77,37 @@ def test_it_refers_to_the_patient_and_the_slices(tmp_path):
     assert second.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
 
 
+def test_of_a_scan_without_a_name(tmp_path):
+    """What was removed with the patient's name is empty in the segmentation."""
+
+    def nameless(image, z):
+        for word in ("PatientName", "PatientID", "PatientSex", "StudyDate", "AccessionNumber"):
+            delattr(image, word)
+
+    source = scan_of(series(tmp_path / "scan", change=nameless))
+    segmentations.write(tmp_path / "mask.dcm", VALUES[CLASSES], source, NAMES)
+    assert pydicom.dcmread(tmp_path / "mask.dcm").PatientID in (None, "")
+    assert np.count_nonzero(read_back(tmp_path / "mask.dcm").array) == np.count_nonzero(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "answer"),
+    [
+        ("FrameOfReferenceUID", "", "lacks FrameOfReferenceUID"),
+        ("StudyInstanceUID", "", "lacks StudyInstanceUID"),
+        ("SOPInstanceUID", "1.2.3.4.1", "several of its slices have one SOPInstanceUID"),
+    ],
+)
+def test_of_a_scan_that_cannot_be_referred_to(tmp_path, word, value, answer):
+    def change(image, z):
+        setattr(image, word, value)
+
+    source = scan_of(series(tmp_path / "scan", change=change))
+    with pytest.raises(ValueError, match=rf"scan: .*{answer}.*leave --format=dicom-seg out"):
+        segmentations.write(tmp_path / "mask.dcm", VALUES[CLASSES], source, NAMES)
+    assert not (tmp_path / "mask.dcm").exists()
+
+
 def test_others_see_it_on_the_scan(tmp_path):
     """ITK decodes the frames by itself; each must lie where ITK places the slice of its label."""
     classes = np.random.default_rng(1).integers(0, 3, (8, 4, 6))  # ITK reads whole bytes of bits
