@@ -249,7 +249,6 @@ def test_a_stage_that_the_network_lacks_is_named_when_traced():
 
 def test_methods_by_name():
     assert METHODS["cifp"].loss is cifp.loss
-    assert METHODS["supervised"].init(jax.random.key(0), (4,), supervised.Settings()) == {}
 
 
 def test_the_strong_recipe_gives_what_the_teacher_needs():

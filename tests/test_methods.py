@@ -120,7 +120,7 @@ def test_ua_mt_of_four_classes_keeps_the_twos_of_two(quiet):
 
         network = make_network(scale)
         encode, stats = network.encode, {"passes": jnp.zeros(())}
-        return Network(encode, decode, lambda x, k, s: decode(*encode(x, k, s), s), stats, {})
+        return Network(encode, decode, lambda x, k, s: decode(*encode(x, k, s), s), stats)
 
     def loss(batch, step):
         networks, key = (four(0.5), four(1.0)), jax.random.key(0)

@@ -43,7 +43,7 @@ def make_network(scale: float) -> Network:
         features, stats = encode(x, keys, stats)
         return decode(features, keys, stats)
 
-    return Network(encode, decode, forward, {"passes": jnp.zeros(())}, {})
+    return Network(encode, decode, forward, {"passes": jnp.zeros(())})
 
 
 def flat(*values: float) -> jax.Array:
