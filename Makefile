@@ -9,7 +9,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-# Supervised-only against CIFP on synthetic hearts, about four minutes on two cores.
+# Supervised-only against CIFP on synthetic hearts, about three minutes on one core.
 demo: .venv/ready
 	$(BIN)/python -m cifp_jax.main --config=configs/demo.py --workdir=runs/demo
 
