@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from experiments.report import RESULTS, markdown, paired, read, reference, spread
+from experiments.report import markdown
 from experiments.result_tables import FIGURES, groups, load, overall, recorded
+from experiments.seed_groups import RESULTS, paired, read, reference, spread
 
 FIRST = RESULTS / "first_form"
 _SWITCHES = {

@@ -33,8 +33,8 @@ from cifp_jax.inference.segmentation import segment
 from cifp_jax.training import run_folder
 from experiments.collect import read_results
 from experiments.planned_runs import Cell
-from experiments.report import RESULTS
 from experiments.run import run_table
+from experiments.seed_groups import RESULTS
 from experiments.stop import stoppable
 
 FIRST, MORE = 3, 4

@@ -11,7 +11,8 @@ from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.released import released
 from cifp_jax.inference.weights import load_weights
 from experiments.published import PUBLISHED
-from experiments.report import RESULTS, Group, group, markdown, read, row
+from experiments.report import markdown, row
+from experiments.seed_groups import RESULTS, Group, group, read
 
 FIGURES = ("Dice %", "Jaccard %", "95HD", "ASD", "missed")
 

@@ -30,7 +30,7 @@ from typing import Any
 from cifp_jax.files import locked, write_json
 from experiments import planned_runs
 from experiments.collect import collect, read_results
-from experiments.report import RESULTS
+from experiments.seed_groups import RESULTS
 from experiments.stop import Stop, stoppable
 
 

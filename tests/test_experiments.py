@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from cifp_jax.config import default_config
 from cifp_jax.training import checks
-from experiments import collect, planned_runs, published, report, run
+from experiments import collect, planned_runs, published, report, run, seed_groups
 from experiments.stop import Stop
 from tests.support.runs import CONFIG, result, scripted, write_results, write_run
 
@@ -182,15 +182,15 @@ def test_methods_are_ranked_on_the_seeds_that_they_share(tmp_path):
         e=result(64.0, 0, label="once"),
         f=result(99.0, 5, label="alone"),
     )
-    groups = {one.label: one for one in report.group(report.read(tmp_path))}
+    groups = {one.label: one for one in seed_groups.group(seed_groups.read(tmp_path))}
     assert list(groups) == ["once", "many", "supervised", "alone"]
-    base = report.reference(list(groups.values()))
+    base = seed_groups.reference(list(groups.values()))
     assert base.label == "supervised"
-    assert report.differences(groups["many"], base) == [1.0, 4.0]
-    assert report.paired(groups["many"], base) == "+2.50 ± 2.12 (2)"  # 3 / sqrt 2
-    assert report.paired(groups["once"], base) == "+4.00 (1)"
-    assert report.paired(groups["alone"], base) == "no shared seed"
-    assert report.paired(base, base) == "reference"
+    assert seed_groups.differences(groups["many"], base) == [1.0, 4.0]
+    assert seed_groups.paired(groups["many"], base) == "+2.50 ± 2.12 (2)"  # 3 / sqrt 2
+    assert seed_groups.paired(groups["once"], base) == "+4.00 (1)"
+    assert seed_groups.paired(groups["alone"], base) == "no shared seed"
+    assert seed_groups.paired(base, base) == "reference"
 
 
 def test_two_runs_of_one_label_and_seed_are_refused(tmp_path):
@@ -206,16 +206,16 @@ def test_a_table_borrows_the_seeds_that_it_lacks(tmp_path):
     write_results(
         tmp_path / "acdc_small", a=result(50.0, 0), b=result(62.0, 1), c=result(9.0, 1, "bcp")
     )
-    results = report.read(tmp_path / "ablation_small")
+    results = seed_groups.read(tmp_path / "ablation_small")
     assert set(results) == {"a", "b", "acdc_small/b"}
-    groups = {one.label: one for one in report.group(results)}
+    groups = {one.label: one for one in seed_groups.group(results)}
     assert groups["default"].values("dice") == [60.0, 62.0]
     assert "Runs kept elsewhere: acdc_small/b." in report.table(results)
 
 
 def test_what_is_borrowed_has_the_settings_of_the_table_and_its_figures():
     """The ablation's default was run once as such: it is the method of the other table."""
-    folder = report.RESULTS / "first_form/ablation_small"
+    folder = seed_groups.RESULTS / "first_form/ablation_small"
     own = json.loads((folder / "acdc7_default_seed0.json").read_text())
     other = json.loads((folder.parent / "acdc_small/acdc7_cifp_seed0.json").read_text())
     assert own["config"] == other["config"]
@@ -223,7 +223,7 @@ def test_what_is_borrowed_has_the_settings_of_the_table_and_its_figures():
 
 
 def test_result_folders_say_the_variant_that_they_hold():
-    for folder in report.folders():
+    for folder in seed_groups.folders():
         name, variant = folder.name.split("_")[:2]
         configs = {name: one["config"] for name, one in collect.read_results(folder).items()}
         if folder.parent.name == "first_form":
@@ -265,10 +265,10 @@ def test_published_figures_are_percentages_and_distances_with_their_source():
 
 
 def test_every_committed_table_is_that_of_its_results():
-    folders = report.folders()
+    folders = seed_groups.folders()
     assert {"acdc_small", "ablation_small"} <= {folder.name for folder in folders}
     for folder in folders:
-        expected = report.table(report.read(folder))
+        expected = report.table(seed_groups.read(folder))
         assert (folder / "table.md").read_text() == expected, (
             f"{folder}/table.md is older than its results: run `python -m experiments.report`."
         )

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from experiments import figures, first_form_tables, report, result_tables, speed_tables
+from experiments import figures, first_form_tables, result_tables, seed_groups, speed_tables
 from tests.support.runs import result, write_results
 
 
@@ -84,7 +84,7 @@ def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
 
 
 def test_recorded_figures_say_when_and_on_what_they_were_measured():
-    for folder in (report.RESULTS, first_form_tables.FIRST, speed_tables.SPEED):
+    for folder in (seed_groups.RESULTS, first_form_tables.FIRST, speed_tables.SPEED):
         content = result_tables.load(folder / "recorded.json")
         assert content["note"]
         for name, one in content["tables"].items():

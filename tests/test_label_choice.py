@@ -10,7 +10,7 @@ from cifp_jax.config import default_config
 from cifp_jax.data import splits
 from cifp_jax.reports.summaries import PROTOCOL
 from experiments import label_choice
-from experiments.report import RESULTS
+from experiments.seed_groups import RESULTS
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 
 import h5py
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -197,34 +196,6 @@ def test_wrong_input(run, tmp_path, capsys, weights, source, output, answer):
     paths = [tmp_path / name for name in (weights, source, output)]
     assert call(*paths) == 1
     assert answer in capsys.readouterr().out
-
-
-def test_acdc_runs_see_slices_scaled_as_in_training(run):
-    config = json.loads((run / "config.json").read_text())
-    config["data"].update({"name": "acdc", "patch_size": [32, 32]})
-    config["evaluation"]["stride"] = [18, 18, 4]
-    config["augmentation"]["strong"]["gamma"] = [0.5, 0.7, 1.4]
-    del config["preparation"]  # a run from before there was any
-    (run / "config.json").write_text(json.dumps(config))
-    loaded = prediction.prediction_config(run_folder.load_config(run))
-    assert prediction.preparation(loaded).normalization == (("minmax",),)
-    assert prediction.window_rows(loaded) == (1, 1)
-    assert loaded.augmentation.strong.gamma == (0.5, 0.7, 1.4)
-
-
-def test_flips_average_the_mirror_images():
-    """Logits that grow from left to right: mirrored and averaged, both ends are alike."""
-
-    def apply(_, x):
-        ramp = jnp.arange(x.shape[2], dtype=np.float32)[:, None]
-        return jnp.concatenate([0 * ramp, ramp], axis=-1) + 0 * x
-
-    x = jnp.zeros((1, 2, 4, 1))
-    logits = np.asarray(prediction._mean_of_flips(apply)({}, x))
-    share = 1 / (1 + np.exp(-np.arange(4.0)))
-    expected = (share + share[::-1]) / 2
-    np.testing.assert_allclose(np.exp(logits[0, 0, :, 1]), expected, rtol=1e-5)
-    np.testing.assert_allclose(np.exp(logits).sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_ranking_goes_on_with_what_is_missing(run, tmp_path, monkeypatch, capsys):
