@@ -63,6 +63,29 @@ def test_masks_of_numbered_patients(tmp_path):
     assert "q.nii: this mask belongs to no scan" in problem
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("volume-", "segmentation-"), ("image_000", "label_000"), ("IMG-", "mask_")],
+)
+def test_scans_and_masks_that_share_a_number(tmp_path, image, label, together):
+    """As in LiTS: `volume-0` and `segmentation-0`."""
+    scans = touch(tmp_path / "scans", *(f"{image}{n}.nii" for n in (0, 1, 10)))
+    masks = scans if together else tmp_path / "masks"
+    touch(masks, f"{label}1.nii", f"{label}10.nii")
+    data = raw_folders.read_plain(scans, masks)
+    drawn = {case.name: case.label and name_of(case.label) for case in data.cases}
+    assert drawn == {
+        f"{image}0": None,
+        f"{image}1": f"{label}1.nii",
+        f"{image}10": f"{label}10.nii",
+    }
+    assert not data.problems
+    number = re.sub(r"\D", "", label) + "1"
+    touch(scans, f"scan.{number}.nii")
+    assert "may belong to any of" in raw_folders.read_plain(scans, masks).problems[0]
+
+
 def test_two_files_of_one_name(tmp_path):
     cases, ignored, problems = raw_folders.find_scans(touch(tmp_path, "a.nii", "a.nii.gz", "b.nii"))
     assert {name: name_of(path) for name, (path,) in cases.items()} == {"a": "a.nii", "b": "b.nii"}

@@ -16,6 +16,8 @@ _CHANNEL = re.compile(r"_(\d{4})$")
 # `case_seg`, `case.seg` of 3D Slicer and `case_mask_2`; `segmentation-0` and `mask_case`.
 _WORDS = "gt|d?seg|segmentations?|masks?|labels?"
 _MASK = re.compile(rf"^({_WORDS})[-_.]|(^|[-_.])({_WORDS})([-_.]?\d+)?$", re.IGNORECASE)
+# LiTS has `volume-0` beside `segmentation-0`, others `image_0` beside `label_0`.
+_SCAN = re.compile(r"^(volume|image|img|scan)[-_.]", re.IGNORECASE)
 BACKGROUND = "background"
 _A_MASK = "named as a mask; `prepare` takes masks of the folder that --masks names"
 _SEGMENTATION = "a DICOM segmentation; `prepare` takes it in the folder that --masks names"
@@ -145,6 +147,15 @@ def collected(root: pathlib.Path, sets: Mapping[str, Mapping[str, Any]]) -> tupl
     return tuple(cases[name] for name in sorted(cases))
 
 
+def _namesakes(mask: str, scans: Collection[str]) -> list[str]:
+    """The scans that bear the name of a mask, apart from the words that say what each is."""
+    base = _MASK.sub("", mask)
+    for exact in (mask, base):
+        if exact in scans:
+            return [exact]
+    return [scan for scan in scans if base != mask and _SCAN.sub("", scan) == base]
+
+
 def _owners(
     name: str, mask: Source | Segmentation, scans: Mapping[str, tuple[Source, ...]]
 ) -> list[str]:
@@ -157,10 +168,9 @@ def _owners(
         ]
         if drawn_on:
             return drawn_on
+    if namesakes := _namesakes(name, scans):
+        return namesakes
     base = _MASK.sub("", name)
-    for exact in (name, base):
-        if exact in scans:
-            return [exact]
     before = f"{base}_" if base else ""
     return [scan for scan in scans if base != name and scan.startswith(before)]
 
@@ -185,8 +195,9 @@ def read_plain(
     """A folder of scans, and the same or another folder of masks for some of them.
 
     The mask of `case.nii.gz` is `case_seg` (`_gt`, `_mask`, `_label`), or `case` in a folder of its
-    own, of any format; `p1_seg` is that of the only scan whose name starts with `p1_`. A DICOM
-    segmentation is that of the series that it names.
+    own, of any format; `segmentation-0` is that of `volume-0`, `label_0` that of `image_0`, and
+    `p1_seg` that of the only scan whose name starts with `p1_`. A DICOM segmentation is that of the
+    series that it names.
 
     Args:
       images: folder of scans.
@@ -210,7 +221,7 @@ def read_plain(
     if not entries:
         raise FileNotFoundError(no_scan(images, ignored))
     scans, alone = by_case(entries, None), by_case(entries, 1)
-    if any(name in alone or _MASK.sub("", name) in alone for name in drawn):
+    if any(_namesakes(name, alone) for name in drawn):
         scans = alone  # a mask for each file: none of them is a mere channel
     labels: dict[str, Source | Segmentation] = {}
     for name, mask in drawn.items():
