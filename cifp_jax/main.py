@@ -123,6 +123,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         _check_overrides(argv)
         left = flags.FLAGS(argv)
         if _CONFIG.value is not None:
+            if _CONFIG.value.get("compare") == ("",):  # what ml_collections makes of an empty list
+                _CONFIG.value.compare = ()
             _check_overrides(argv, _CONFIG.value)
     except OSError as error:
         sys.exit(f"error: --config: {error}")

@@ -176,6 +176,10 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
             "--config.methods.unimatch.drop=0.1",
             "method.name is cifp, so config.methods.unimatch.drop",
         ),
+        (
+            "--config.compare= --config.methods.unimatch.drop=0.1",
+            "method.name is cifp, so config.methods.unimatch.drop",
+        ),
         ("--config.method.gate=0.1", "Say config.methods.cifp.perturbation.gate."),
         ("--config.method.fusion=mean", "Say config.methods.cifp.fusion.kind."),
         ("--config.methods.cifp.fusion.kind=best", "fusion.kind is 'best'; known: none, entropy"),
