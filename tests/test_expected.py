@@ -21,8 +21,8 @@ FILE = pathlib.Path("a.nii")
 MR = Expected("MR", ((5.0, 10.0), (0.5, 2.0), (0.5, 2.0)), (-100.0, math.inf))
 
 
-def scan(*values):
-    return Volume(np.array(values, float).reshape(-1, 1, 1), np.eye(4), FILE)
+def scan(low, high, values=20):
+    return Volume(np.linspace(low, high, values).reshape(-1, 1, 1), np.eye(4), FILE)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,12 @@ def test_the_order_of_axes_by_hand(directions, fits):
     found = expected.doubts(FILE, scan(0, 900), (0.625,) * 3, directions)
     said = "its axes run to SLP, where the network expects L-R, A-P, I-S in this order"
     assert found == ([] if fits else [said])
+
+
+def test_a_mask_in_the_place_of_a_scan_is_doubted():
+    (doubt,) = Expected().doubts(FILE, scan(0, 3, values=4), (1.0,) * 3)
+    assert doubt == "it has 4 different values alone, as a mask has"
+    assert not Expected().doubts(FILE, scan(0, 3, values=17), (1.0,) * 3)
 
 
 def test_a_turned_scan_is_doubted(tmp_path):

@@ -4,10 +4,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from cifp_jax.scans import dicom
 from cifp_jax.scans.readers import Source
 from cifp_jax.scans.volumes import Volume
 
+_FEW = 16  # different values; a scan has more, and a mask seldom
+_SAMPLE = 100_000  # voxels that are looked at for that
 _FAR = 1.5  # times the range of spacings that a network has seen
 # MR has no values below zero, but for what filters and interpolation leave; air in CT is -1000 HU.
 MR_INTENSITY = (-100.0, math.inf)
@@ -66,6 +70,9 @@ class Expected:
                 f"{', '.join('-'.join(ends) for ends in self.axes)} in this order"
             )
         channel = scan.array if scan.array.ndim == 3 else scan.array[..., 0]
+        sample = channel.reshape(-1)[:: max(channel.size // _SAMPLE, 1)]
+        if (values := len(np.unique(sample))) <= _FEW:
+            found.append(f"it has {values} different values alone, as a mask has")
         low, high = float(channel.min()), float(channel.max())
         if low < self.intensity[0] or high > self.intensity[1]:
             kind = " (CT?)" if self.modality == "MR" and low <= -500 else ""

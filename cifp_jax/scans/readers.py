@@ -38,6 +38,30 @@ def _read_nifti(path: pathlib.Path) -> Volume:
     return Volume(np.asarray(array), affine, path, header, oriented=oriented)
 
 
+def _check_forms(path: pathlib.Path, header: Any) -> None:
+    """Raises ValueError where the two geometries of a NIfTI file contradict each other.
+
+    They may differ, as where one of them leads to an atlas; but if they turn an axis or size a
+    voxel differently, programs that take the one and the other mirror or stretch each other's
+    masks.
+    """
+    if not (header["sform_code"] and header["qform_code"]):
+        return
+    try:
+        forms = header.get_sform(), header.get_qform()
+    except ValueError:
+        return  # of a quaternion that is none; then the sform counts everywhere
+    ways = ["".join(nibabel.aff2axcodes(form)) for form in forms]
+    sides = [nibabel.affines.voxel_sizes(form) for form in forms]
+    if ways[0] != ways[1] or not np.allclose(*sides, rtol=0.01):
+        refuse(
+            path,
+            f"its sform and its qform contradict each other (axes to {ways[0]} and {ways[1]}, "
+            f"voxels of {sides[0].round(3).tolist()} and {sides[1].round(3).tolist()} mm). Copy "
+            f"the right one over the other, as `fslorient -copysform2qform` does.",
+        )
+
+
 def _read_analyze(path: pathlib.Path) -> Volume:
     if not isinstance(nibabel.load(path), nibabel.Nifti1Pair):
         refuse(path, "an Analyze file does not say where left and right are. Save it as NIfTI.")
@@ -193,6 +217,8 @@ def read(source: Source) -> Volume:
     if not volume.prepared and not all(_SIDES[0] <= s <= _SIDES[1] for s in volume.spacing):
         sides = " x ".join(f"{side:.3g}" for side in volume.spacing)
         refuse(path, f"its voxels are {sides} mm, so its unit may be wrong. Correct its spacing.")
+    if volume.header is not None:
+        _check_forms(path, volume.header)
     if volume.array.dtype.kind not in "biuf":
         refuse(path, f"its values are {volume.array.dtype}, not numbers. Save grey values.")
     return volume

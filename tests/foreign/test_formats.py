@@ -66,6 +66,29 @@ def test_an_orientation_is_never_guessed(tmp_path, name):
     assert Preparation().image(volume).shape == ARRAY.shape
 
 
+@pytest.mark.parametrize(
+    ("qform", "fits"),
+    [
+        (np.diag([2.0, 2, 2, 1]), True),
+        # Shifted and turned a little, as where one of the two leads to an atlas.
+        ([[2.0, 0.2, 0, 50], [-0.2, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]], True),
+        (np.diag([-2.0, 2, 2, 1]), False),
+        (np.diag([2.0, 2, 3, 1]), False),
+        ([[0.0, 2, 0, 0], [-2, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]], False),
+    ],
+)
+def test_two_geometries_of_one_file(tmp_path, qform, fits):
+    image = nibabel.Nifti1Image(ARRAY, np.diag([2.0, 2, 2, 1]))
+    image.set_qform(np.array(qform), code=1, update_affine=False)
+    image.set_sform(np.diag([2.0, 2, 2, 1]), code=1)
+    nibabel.save(image, tmp_path / "a.nii")
+    if fits:
+        np.testing.assert_allclose(readers.read(tmp_path / "a.nii").spacing, 2.0)
+    else:
+        with pytest.raises(ValueError, match=r"a\.nii: its sform and its qform contradict"):
+            readers.read(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize(("space", "signs"), [("RAS", (1, 1)), ("las", (-1, 1)), ("LPS", (-1, -1))])
 def test_short_names_of_nrrds_axes(tmp_path, space, signs):
     header = {"space": space, "space directions": np.eye(3), "space origin": np.zeros(3)}
