@@ -12,7 +12,7 @@ from cifp_jax.inference.released import released
 from cifp_jax.inference.weights import load_weights
 from experiments.published import PUBLISHED
 from experiments.report import markdown, row
-from experiments.seed_groups import RESULTS, Group, group, read
+from experiments.seed_groups import RESULTS, Group, group, read, reference, spread
 
 FIGURES = ("Dice %", "Jaccard %", "95HD", "ASD", "missed")
 
@@ -77,6 +77,27 @@ def by_class(folder: str, classes: str) -> str:
         )
     head = ["", "steps", "Dice %, best", "last", classes, "95HD", "time"]
     return markdown(head, rows)
+
+
+def ablation(folder: str, labeled: int) -> str:
+    """CIFP with one switch away from its default at a time, on the seeds that both have."""
+    found = groups(RESULTS / folder, labeled)
+    base = reference(found)
+    rows = []
+    for one in found:
+        seeds = [seed for seed in one.runs if seed in base.runs]
+        cells = [one.label, ", ".join(map(str, seeds))]
+        for rule in ("last", "best"):
+            own, its = (
+                [each.runs[seed]["checkpoints"][f"{rule}/validation"] for seed in seeds]
+                for each in (one, base)
+            )
+            dice, other = ([figures["dice"]["mean"] for figures in each] for each in (own, its))
+            apart = [a - b for a, b in zip(dice, other, strict=True)]
+            cells += [spread(dice), "reference" if one is base else spread(apart, sign="+")]
+        rows.append(cells)
+    minus = f"minus the {base.label}'s"
+    return markdown(["", "seeds", "Dice %, last", minus, "best", minus], rows)
 
 
 def published() -> str:
@@ -169,6 +190,7 @@ def weights() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "acdc": lambda: main_table("acdc_cpu", 7),
     "acdc_cpu": lambda: by_class("acdc_cpu", "RV / myocardium / LV"),
+    "ablation_cpu": lambda: ablation("ablation_cpu", 3),
     "la_cpu": lambda: by_class("la_cpu", "left atrium"),
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,
