@@ -190,8 +190,8 @@ def weights() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "acdc": lambda: main_table("acdc_cpu", 7),
     "acdc_cpu": lambda: by_class("acdc_cpu", "RV / myocardium / LV"),
-    "ablation_cpu": lambda: ablation("ablation_cpu", 3),
     "la_cpu": lambda: by_class("la_cpu", "left atrium"),
+    "ablation_cpu": lambda: ablation("ablation_cpu", 3),
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,
     "weights": weights,
