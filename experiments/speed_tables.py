@@ -36,7 +36,7 @@ def step_avx2() -> str:
 
 
 def ratios() -> dict[str, tuple[float, float]]:
-    """Least and most of what each work was measured at, on both kinds of CPU."""
+    """Least and most of what each work was measured at, on all kinds of CPU."""
     tables = load(SPEED / "recorded.json")["tables"]
     found = {work: [row["ratio"]] for work, row in _measured().items()}
     for work, *values in tables["step_ratios"]["rows"]:

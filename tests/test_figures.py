@@ -68,6 +68,28 @@ def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
     ]
 
 
+def test_the_table_of_an_ablation_by_hand(monkeypatch, tmp_path):
+    """Differences are of equal seeds, at the last and at the best checkpoint."""
+
+    def both(last, best, seed, label):
+        rules = {"last/validation": last, "best/validation": best}
+        figures = {name: {"dice": {"mean": dice}} for name, dice in rules.items()}
+        return result(best, seed, label=label) | {"checkpoints": figures}
+
+    write_results(
+        tmp_path / "ablation_cpu",
+        a=both(80.0, 81.0, 0, "default"),
+        b=both(82.0, 83.0, 1, "default"),
+        c=both(79.0, 81.0, 0, "gamma=0"),
+        d=both(79.0, 80.0, 1, "gamma=0"),
+    )
+    monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
+    assert result_tables.ablation("ablation_cpu", 7).splitlines()[2:] == [
+        "| default | 0, 1 | 81.00 ± 1.41 | reference | 82.00 ± 1.41 | reference |",
+        "| gamma=0 | 0, 1 | 79.00 ± 0.00 | -2.00 ± 1.41 | 80.50 ± 0.71 | -1.50 ± 2.12 |",
+    ]
+
+
 def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
     kept = {"rows": [{"work": "V-Net supervised, x", "ratio": 0.8}]}
     for name in ("step", "step_quick", "inference", "distances"):
