@@ -76,6 +76,15 @@ def test_the_probability_is_the_share_of_ambiguous_cells():
         assert float(gates[0, ::2].mean()) == pytest.approx(probability, abs=0.03)
 
 
+@pytest.mark.parametrize(("cells", "count"), [(200, 200), (600, 256), (2000, 500)])
+def test_of_many_ambiguous_cells_a_quarter_moves(cells, count):
+    z, label = np.zeros((2, cells, 2)), jnp.ones((2, cells, 1))
+    moved, gates = perturb(z, z + 1, label, label, np.ones((2, cells)))
+    np.testing.assert_array_equal(gates.sum(axis=1), [count, count])
+    np.testing.assert_array_equal(jnp.abs(moved).max(axis=-1) > 0, gates > 0)
+    assert float(jnp.abs(gates[0] - gates[1]).max()) == (count < cells)  # each image its own
+
+
 def test_cells_are_means_of_voxels():
     x = jnp.arange(16.0).reshape(1, 4, 4)
     np.testing.assert_array_equal(
