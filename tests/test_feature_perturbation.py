@@ -85,6 +85,21 @@ def test_of_many_ambiguous_cells_a_quarter_moves(cells, count):
     assert float(jnp.abs(gates[0] - gates[1]).max()) == (count < cells)  # each image its own
 
 
+def test_features_of_half_precision_stay_so():
+    z, label = jnp.zeros((1, 4, 2), jnp.bfloat16), jnp.ones((1, 4, 1))
+    moved, _ = feature_perturbation.perturb(
+        z,
+        z + 1,
+        target=label,
+        label=label,
+        uncertainty=jnp.ones((1, 4)),
+        keys=jax.random.split(jax.random.key(0), 1),
+        settings=ALL,
+    )
+    assert moved.dtype == jnp.bfloat16
+    assert float(moved.min()) >= 0.5
+
+
 def test_cells_are_means_of_voxels():
     x = jnp.arange(16.0).reshape(1, 4, 4)
     np.testing.assert_array_equal(

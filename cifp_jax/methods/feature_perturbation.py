@@ -116,10 +116,10 @@ def perturb(
         gate &= classes @ jnp.max(pure, axis=0) > 0
         # Sorted, as the partitioner lets `top_k` of one block's images wait for all blocks.
         places = jnp.argsort(jnp.where(gate, chosen, 1))[:count]
-        query, gate = z[places], gate[places].astype(z.dtype)
+        query, gate = z[places], gate[places].astype(doubt.dtype)
         found = attend(query, source, classes[places] @ pure.T, settings.temperature)
-        move = gate * (1 + strength[places]) / 2
-        moved = z.at[places].add(move[:, None] * (found - query), unique_indices=True)
+        move = (gate * (1 + strength[places]) / 2)[:, None] * (found - query)
+        moved = z.at[places].add(move.astype(z.dtype), unique_indices=True)
         return moved, jnp.zeros_like(doubt).at[places].set(gate, unique_indices=True)
 
     def flat(x: Float[Array, "u *grid d"]) -> Float[Array, "u n d"]:
