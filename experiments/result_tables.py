@@ -192,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "acdc_cpu": lambda: by_class("acdc_cpu", "RV / myocardium / LV"),
     "la_cpu": lambda: by_class("la_cpu", "left atrium"),
     "ablation_cpu": lambda: ablation("ablation_cpu", 3),
+    "ablation_cpu_7": lambda: ablation("ablation_cpu", 7),
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,
     "weights": weights,

@@ -1,5 +1,6 @@
 """Tables of the documents that are made of `benchmarks/results/`."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,8 @@ from experiments.report import markdown
 from experiments.result_tables import load, paragraph, recorded
 
 SPEED = pathlib.Path("benchmarks/results")
+# Of the present form of CIFP, by kind of CPU; what else is kept is of its first form.
+PRESENT = ("step_avx512", "step_avx2")
 
 
 def _measured() -> dict[str, dict[str, Any]]:
@@ -16,10 +19,10 @@ def _measured() -> dict[str, dict[str, Any]]:
     return {row["work"]: row for name in names for row in load(SPEED / f"{name}.json")["rows"]}
 
 
-def step_avx2() -> str:
-    """Training steps beside PyTorch's on a CPU without AVX-512."""
+def present(name: str) -> str:
+    """Training steps of the present form beside PyTorch's, on one kind of CPU."""
     rows = []
-    for row in load(SPEED / "step_avx2.json")["rows"]:
+    for row in load(SPEED / f"{name}.json")["rows"]:
         ours, other = row["cifp_jax"], row["pytorch"]
         turns = [a / b for a, b in zip(ours["seconds"], other["seconds"], strict=True)]
         rows.append(
@@ -43,10 +46,11 @@ def ratios() -> dict[str, tuple[float, float]]:
         found[work] += values[:2]
     for work, value in tables["second_cpu"]["rows"]:
         found[work].append(value)
-    # Of CIFP the present form counts, which was measured there alone.
-    for row in load(SPEED / "step_avx2.json")["rows"]:
-        of_today = [] if "CIFP" in row["work"] else found[row["work"]]
-        found[row["work"]] = [*of_today, row["ratio"]]
+    found = {work: [] if "CIFP" in work else values for work, values in found.items()}
+    for name in PRESENT:
+        for row in load(SPEED / f"{name}.json")["rows"]:
+            found.setdefault(row["work"], []).append(row["ratio"])
+    found = {work: values for work, values in found.items() if values}
     return {work: (min(values), max(values)) for work, values in found.items()}
 
 
@@ -67,8 +71,8 @@ def speed() -> str:
     return paragraph(
         f"On two cores of a CPU a supervised step takes {said('V-Net supervised')} (V-Net) and "
         f"{said('U-Net supervised')} (U-Net) of the time that PyTorch takes, over all runs on "
-        f"three kinds of CPU, and a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')} on "
-        f"the one that it was measured on. To predict a scan takes {said('V-Net, 200')} and "
+        f"four kinds of CPU, and a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')} on "
+        f"two of them. To predict a scan takes {said('V-Net, 200')} and "
         f"{said('U-Net, 10')} of its time."
     )
 
@@ -127,7 +131,7 @@ def loader() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "step": step,
-    "step_avx2": step_avx2,
+    **{name: functools.partial(present, name) for name in PRESENT},
     "inference": lambda: timed("inference", "pytorch"),
     "distances": lambda: timed("distances", "medpy"),
     "loader": loader,
