@@ -140,5 +140,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "one_device_a_core": lambda: recorded(SPEED, "one_device_a_core"),
     "unet_parts": lambda: recorded(SPEED, "unet_parts"),
     "parts": lambda: recorded(SPEED, "parts"),
+    "compile": lambda: recorded(SPEED, "compile"),
     "helped": lambda: recorded(SPEED, "helped"),
 }
