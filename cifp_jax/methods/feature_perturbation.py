@@ -15,7 +15,7 @@ from cifp_jax.settings import Checked, setting
 
 PURE = 0.8  # share of one class in a labelled cell that others attend to
 # At most so large a part of an image's cells moves, and of a small image no fewer than so many:
-# attention of all cells to all took a quarter of a step at full size, and a tenth of them move.
+# attention of all cells to all was a tenth of a step's operations at full size, for few that move.
 _PART, _FEW = 4, 256
 
 
