@@ -56,9 +56,8 @@ def test_a_3d_convolution_in_float32_and_mapped_over_a_batch_of_batches():
     [
         (convolution._kernel_gradient_of_pairs, 6, 16, 16),
         (convolution._kernel_gradient_exchanged, 6, 16, 4),
-        (convolution._kernel_gradient_in_parts, 6, 16, 4),
-        (convolution._kernel_gradient_in_parts, 28, 3, 48),
-        (convolution._kernel_gradient_in_parts, 6, 3, 48),
+        (convolution._kernel_gradient_by_rows, 16, 9, 4),
+        (convolution._kernel_gradient_by_rows, 10, 3, 5),
     ],
 )
 def test_the_kernels_gradient_in_every_form(form, side, c, d):

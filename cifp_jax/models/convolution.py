@@ -17,8 +17,10 @@ from jaxtyping import Array, Float
 # convolution. Up to the second, XLA's fast library does not take a convolution or the gradient of
 # a kernel. Above the third, XLA's gradient of a kernel beats the scan over planes.
 _FEW, _NARROW, _MANY = 8, 16, 64
-# Pixels; in smaller images it does not pay to take a gradient in parts.
+# Pixels; in smaller images XLA's gradient of a kernel is as fast as one by bands of rows.
 _LARGE = 28 * 28
+# Rows of an image whose products fit into a core's cache.
+_BAND = 8
 _FLAGS = pathlib.Path("/proc/cpuinfo")
 
 
@@ -147,7 +149,8 @@ def _kernel_gradient_of_slices(
     """The kernel's gradient in 2D, in the form in which XLA's fast library takes it."""
     c, d = x.shape[-1], g.shape[-1]
     if not _has_avx512():
-        return _kernel_gradient_in_parts(x, g)
+        small = c < _FEW or x.shape[1] * x.shape[2] < _LARGE
+        return _kernel_gradient(x, g) if small else _kernel_gradient_by_rows(x, g)
     if d <= _NARROW and c > d:
         return _kernel_gradient_exchanged(x, g)
     if _FEW < c == d <= _NARROW and x.shape[2] % 2 == 0:
@@ -160,19 +163,6 @@ def _kernel_gradient_exchanged(
 ) -> Float[Array, "3 3 c d"]:
     """The kernel's gradient in 2D with the two exchanged: the same up to a turn, with c outputs."""
     return jnp.flip(_kernel_gradient(g, x), (0, 1)).swapaxes(2, 3)
-
-
-def _kernel_gradient_in_parts(
-    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
-) -> Float[Array, "3 3 c d"]:
-    """The kernel's gradient in 2D, of sixteen outputs at a time where the image is large."""
-    c, d = x.shape[-1], g.shape[-1]
-    if d < _NARROW and c > d:
-        return _kernel_gradient_exchanged(x, g)
-    if d % _NARROW or x.shape[1] * x.shape[2] < _LARGE:
-        return _kernel_gradient(x, g)
-    parts = jnp.split(g, d // _NARROW, axis=-1)
-    return jnp.concatenate([_kernel_gradient(x, part) for part in parts], axis=-1)
 
 
 def _kernel_gradient_of_pairs(
@@ -188,6 +178,29 @@ def _kernel_gradient_of_pairs(
     same = pairs[:, 1, 0, :, 0] + pairs[:, 1, 1, :, 1]
     after = pairs[:, 1, 1, :, 0] + pairs[:, 2, 0, :, 1]
     return jnp.stack([before, same, after], axis=1)
+
+
+def _kernel_gradient_by_rows(
+    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
+) -> Float[Array, "3 3 c d"]:
+    """The kernel's gradient in 2D by a scan over bands of rows, as matrix products."""
+    c, d = x.shape[-1], g.shape[-1]
+    width = x.shape[2] + 2
+    band = _BAND * width
+    whole = ((0, 0), (0, -x.shape[1] % _BAND), (0, 0), (0, 0))
+    rows, g = _padded_rows(jnp.pad(x, whole), jnp.pad(g, whole))
+
+    def of_example(rows: Array, g: Array) -> Array:
+        def add(total: Array, start: Array) -> tuple[Array, None]:
+            near = lax.dynamic_slice_in_dim(rows, start, band + 2 * width)
+            there = lax.dynamic_slice_in_dim(g, start, band)
+            return total + _products(near[None], there, width), None
+
+        starts = jnp.arange(0, len(g), band)
+        total, _ = lax.scan(add, jnp.zeros((3, 3 * d, c), x.dtype), starts)
+        return total.reshape(3, 3, d, c).swapaxes(2, 3)
+
+    return jnp.sum(jax.vmap(of_example)(rows, g), axis=0)
 
 
 def _kernel_gradient_by_planes(
