@@ -71,7 +71,7 @@ def measure(network: str, method: str) -> Figures:
     state = jax.eval_shape(lambda: build.make_state(config))
     batch = jax.eval_shape(lambda: jax_works.random_batch(config))
     step = parallel.compile_step(build.make_step(config), "none", make_mesh())
-    with unittest.mock.patch.object(convolution, "_has_avx512", lambda: True):
+    with unittest.mock.patch.object(convolution, "_has_avx512", return_value=True):
         traced = step.trace(state, batch)
         lowered = traced.lower()
     written: Any = lowered.cost_analysis()

@@ -93,7 +93,7 @@ def test_masks_come_back_voxel_exact_through_prepare_and_predict(tmp_path, monke
         known[image.shape, image.tobytes()] = np.eye(3, dtype=np.float32)[label]
     monkeypatch.setattr(run_folder, "load_network", lambda path: (run_folder.load_config(path), {}))
     by_heart = lambda image: known[image.shape, image.tobytes()]  # noqa: E731
-    monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: by_heart)
+    monkeypatch.setattr(prediction, "make_predictor", lambda _: lambda _: by_heart)
     assert call(run, tmp_path / "scans", tmp_path / "again") == 0
     for name, values in truth.items():
         mask, drawn = (loaded(tmp_path / f"{d}/{name}.nii.gz") for d in ("again", "masks"))
@@ -177,7 +177,7 @@ def test_an_error_of_the_network_names_the_scan(run, tmp_path, monkeypatch, caps
     def fail(image):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: fail)
+    monkeypatch.setattr(prediction, "make_predictor", lambda _: lambda _: fail)
     assert call(run, nifti(tmp_path / "a.nii"), tmp_path / "out") == 1
     assert "a.nii: RuntimeError('out of memory')" in capsys.readouterr().out
 

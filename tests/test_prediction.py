@@ -5,8 +5,10 @@ import json
 import jax.numpy as jnp
 import numpy as np
 
+from cifp_jax.config import default_config
 from cifp_jax.inference import prediction
-from cifp_jax.training import run_folder
+from cifp_jax.training import build, run_folder
+from cifp_jax.training.state import network_variables
 from tests.support.intensity_run import intensity_run
 
 
@@ -37,3 +39,18 @@ def test_flips_average_the_mirror_images():
     expected = (share + share[::-1]) / 2
     np.testing.assert_allclose(np.exp(logits[0, 0, :, 1]), expected, rtol=1e-5)
     np.testing.assert_allclose(np.exp(logits).sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_an_evaluation_with_flips_says_the_same_of_a_mirror_image():
+    config = default_config()
+    config.data.name, config.data.patch_size = "acdc", (16, 16)
+    config.model.filters = (2, 2, 2, 2, 2)
+    variables = network_variables(build.make_state(config), "ema")
+    image = np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.float32)
+
+    def unlike(flips):
+        config.evaluation.flips = flips
+        predict = prediction.make_predictor(config)(variables)
+        return np.abs(predict(image)[:, :, ::-1] - predict(image[:, :, ::-1])).max()
+
+    assert unlike(True) < 1e-6 < 1e-3 < unlike(False)

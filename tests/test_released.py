@@ -94,7 +94,7 @@ def test_a_scan_of_another_kind_is_warned_of(tmp_path, monkeypatch, capsys):
     nifti(tmp_path / "in/like.nii.gz", image, np.diag([1.5, 1.5, 8, 1]))
     nifti(tmp_path / "in/unlike.nii.gz", image - 1000, np.diag([1.5, 4, 8, 1]))
     background = lambda image: np.eye(4, dtype=np.float32)[np.zeros(image.shape, int)]  # noqa: E731
-    monkeypatch.setattr(prediction, "make_predictor", lambda config, flips: lambda _: background)
+    monkeypatch.setattr(prediction, "make_predictor", lambda _: lambda _: background)
     out = tmp_path / "out"
     assert predict.main(["--weights=acdc-7", str(tmp_path / "in"), str(out)]) == 0
     said = capsys.readouterr().out

@@ -139,7 +139,8 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any], dict
     if card := released.card(released.find_weights(arguments.weights)):
         CONSOLE.print(f"{arguments.weights}: for research, and no medical device; see {card}")
     config, variables = run_folder.load_network(arguments.weights)
-    config = prediction.prediction_config(config, arguments.spatial_partitions)
+    space = arguments.spatial_partitions
+    config = prediction.prediction_config(config, space, flips=arguments.flips)
     names = prediction.named_values(config)
     network = {
         "weights": digest(variables),
@@ -166,7 +167,7 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     endings = {name: ending(sources[0], arguments.format) for name, sources in scans.items()}
     folder = MaskFolder(output, endings, [*beside, *(["ranking"] if arguments.rank else [])])
     folder.claim(network, overwrite=arguments.overwrite)
-    predict = prediction.make_predictor(config, flips=arguments.flips)(variables)
+    predict = prediction.make_predictor(config)(variables)
     describe = embedding.make_describer(config)(variables) if arguments.rank else None
     segmenter = Segmenter(config, predict, folder, beside, describe)
     left = {n: s for n, s in scans.items() if arguments.overwrite or not folder.is_done(n)}

@@ -49,10 +49,11 @@ def expected(config: Config) -> Expected:
     return known or Expected(spacing=tuple((s / 2, 2 * s) if s else (0.0, math.inf) for s in sides))
 
 
-def prediction_config(config: Config, space: int = 1) -> Config:
+def prediction_config(config: Config, space: int = 1, *, flips: bool = False) -> Config:
     """The run's settings with half-overlapping windows that count more in their middle.
 
     All devices share the windows, whatever the run was trained on, and `space` of them each one.
+    With `flips` the prediction is the mean over all mirror images.
 
     Raises:
       ValueError: so many devices cannot share a window, or do not divide those that there are.
@@ -61,7 +62,7 @@ def prediction_config(config: Config, space: int = 1) -> Config:
     check_partitions(config.data.patch_size, space)
     config.parallel, config.spatial_partitions = "jit", space
     config.evaluation.stride = tuple(max(side // 2, 1) for side in config.data.patch_size)
-    config.evaluation.gaussian = True
+    config.evaluation.gaussian, config.evaluation.flips = True, flips
     return config
 
 
@@ -73,18 +74,15 @@ def window_rows(config: Config) -> tuple[int, int]:
     return config.data.patch_size[0] * factor, config.evaluation.stride[0] * factor
 
 
-def make_predictor(config: Config, *, flips: bool = False) -> Callable[[dict[str, Any]], Predict]:
-    """`predictor(variables)` gives `predict(image) -> probabilities`, compiled once for all.
-
-    With `flips` each window is predicted mirrored in all ways too, and the mean is taken.
-    """
+def make_predictor(config: Config) -> Callable[[dict[str, Any]], Predict]:
+    """`predictor(variables)` gives `predict(image) -> probabilities`, compiled once for all."""
     model = make_network(**config.model.to_dict())
 
     def logits(variables: dict[str, Any], x: jax.Array) -> jax.Array:
         found: Any = model.apply(variables, x, train=False)
         return found
 
-    apply: Apply = _mean_of_flips(logits) if flips else logits
+    apply: Apply = _mean_of_flips(logits) if config.evaluation.flips else logits
     layout = find_layout(config.data.name)
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
     if layout.predicts_whole_slices:

@@ -34,5 +34,5 @@ def intensity_run(folder, monkeypatch):
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json_best_effort())
     monkeypatch.setattr(run_folder, "load_network", lambda path: (run_folder.load_config(path), {}))
-    monkeypatch.setattr(prediction, "make_predictor", lambda *_, **__: lambda _: nearest_class)
+    monkeypatch.setattr(prediction, "make_predictor", lambda _: lambda _: nearest_class)
     return folder
