@@ -140,6 +140,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "one_device_a_core": lambda: recorded(SPEED, "one_device_a_core"),
     "unet_parts": lambda: recorded(SPEED, "unet_parts"),
     "parts": lambda: recorded(SPEED, "parts"),
+    "kernel_gradients": lambda: recorded(SPEED, "kernel_gradients"),
     "compile": lambda: recorded(SPEED, "compile"),
     "helped": lambda: recorded(SPEED, "helped"),
 }
