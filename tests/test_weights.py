@@ -128,6 +128,11 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
 
     config.model.filters = (16, 32, 64, 128, 256)  # the file says otherwise
     got = scoring.score_weights(config, build.make_split(config), out, tmp_path / "scored")
+    config.evaluation.flips = True
+    flipped = scoring.score_weights(config, build.make_split(config), out, tmp_path / "flipped")
+    config.evaluation.flips = False
+    for summary, flips in ((got, False), (flipped, True)):  # no one takes the one for the other
+        assert summary["weights/validation"]["facts"]["flips"] is flips
     config.model.filters = (2, 2, 4, 4, 4)
     reported = reported_summary(summaries)
     for part in ("overall", "classes"):

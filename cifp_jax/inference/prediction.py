@@ -62,7 +62,8 @@ def prediction_config(config: Config, space: int = 1, *, flips: bool = False) ->
     check_partitions(config.data.patch_size, space)
     config.parallel, config.spatial_partitions = "jit", space
     config.evaluation.stride = tuple(max(side // 2, 1) for side in config.data.patch_size)
-    config.evaluation.gaussian, config.evaluation.flips = True, flips
+    config.evaluation.gaussian = True
+    config.evaluation.flips = flips
     return config
 
 

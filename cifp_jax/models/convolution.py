@@ -149,8 +149,8 @@ def _kernel_gradient_of_slices(
     """The kernel's gradient in 2D, in the form in which XLA's fast library takes it."""
     c, d = x.shape[-1], g.shape[-1]
     if not _has_avx512():
-        small = c < _FEW or x.shape[1] * x.shape[2] < _LARGE
-        return _kernel_gradient(x, g) if small else _kernel_gradient_by_rows(x, g)
+        by_rows = c >= _FEW and x.shape[1] * x.shape[2] >= _LARGE
+        return _kernel_gradient_by_rows(x, g) if by_rows else _kernel_gradient(x, g)
     if d <= _NARROW and c > d:
         return _kernel_gradient_exchanged(x, g)
     if _FEW < c == d <= _NARROW and x.shape[2] % 2 == 0:

@@ -219,9 +219,8 @@ def _score(
                 done[again] = score_cases(config, network.predict, cases)
             key, evaluation = f"{network.name}/{name}", done[again]
             evaluations[key] = evaluation
-            summaries[key] = summarize(
-                evaluation, {"list": name, **class_names(config), **network.facts}
-            )
+            facts = {"list": name, "flips": config.evaluation.flips, **class_names(config)}
+            summaries[key] = summarize(evaluation, facts | network.facts)
             processes.by_first(
                 functools.partial(
                     _write, config, network, cases, evaluation, summaries[key], folder / key
