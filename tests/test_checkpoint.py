@@ -1,10 +1,12 @@
 """State, place in the data and figures are saved together; the last two and the best are kept."""
 
 import gc
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -60,6 +62,25 @@ def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.last(), checkpoints.best()) == (2, 2)
         assert checkpoints.resume(make_state(0))[1]["next"] == 3
+
+
+def test_what_a_run_adds_after_a_save_is_not_in_it(tmp_path, monkeypatch):
+    """Orbax writes in a thread of its own; a run goes on and adds to what it gave."""
+    added = threading.Event()
+    dumps = json.dumps
+
+    def late(*arguments, **options):
+        added.wait(10)
+        return dumps(*arguments, **options)
+
+    monkeypatch.setattr(json, "dumps", late)
+    with Checkpoints(tmp_path) as checkpoints:
+        pending = [{"loss": [1.0, 1.0]}]
+        checkpoints.save(make_state(1), {"pending": pending})
+        pending.append({"loss": [2.0, 1.0]})
+        added.set()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.resume(make_state(0))[1]["pending"] == [{"loss": [1.0, 1.0]}]
 
 
 def test_the_reported_checkpoint_is_the_best_where_there_is_one(tmp_path):

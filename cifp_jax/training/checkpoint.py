@@ -1,6 +1,7 @@
 """Orbax checkpoints: train state, place in the data and the evaluation's figures together."""
 
 import contextlib
+import copy
 import hashlib
 import pathlib
 from collections.abc import Iterator
@@ -106,7 +107,8 @@ class Checkpoints:
 
         Args:
           state: of the step that the checkpoint is named by.
-          progress: what else the run goes on from, as JSON holds it.
+          progress: what else the run goes on from, as JSON holds it. Copied, as Orbax writes it
+            out in a thread of its own while the run goes on and adds to it.
           metrics: with `dice`; make the checkpoint a candidate for the best.
 
         Raises:
@@ -121,7 +123,9 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    progress=ocp.args.JsonSave({"sha256": _digest(state), **progress}),
+                    progress=ocp.args.JsonSave(
+                        {"sha256": _digest(state), **copy.deepcopy(progress)}
+                    ),
                 ),
                 metrics=metrics,
             )
