@@ -116,6 +116,32 @@ def test_a_run_is_stopped_or_resumed_as_it_says(config, tmp_path, monkeypatch, c
     assert (tmp_path / "config.json").read_text() == written
 
 
+def test_a_signal_waits_for_two_steps_at_most(config, tmp_path, monkeypatch):
+    """However many steps there are to a row of the log: the device has no more than two to do."""
+    losses, waiting = [], []
+
+    @jax.jit
+    def slow(matrix):
+        return jax.lax.fori_loop(0, 100, lambda _, m: jnp.tanh(m @ m), matrix).mean()
+
+    def compile_step(*_, **__):
+        def step(state, batch, scans):
+            del batch, scans
+            losses.append(slow(jnp.full((300, 300), state.step, jnp.float32)))
+            waiting.append(sum(not loss.is_ready() for loss in losses))
+            one = jnp.ones(())
+            metrics = {"loss": (losses[-1], one), "skipped": (0 * one, one)}
+            return state.replace(step=state.step + 1), metrics
+
+        return step
+
+    monkeypatch.setattr(parallel, "compile_step", compile_step)
+    config.training.update(steps=12, log_every=12)
+    loop.train(config, build.make_split(config), tmp_path)
+    assert len(waiting) == 12
+    assert max(waiting) <= 2
+
+
 def test_a_run_starts_from_the_network_of_another(config, tmp_path, capsys):
     """Both teachers and the student are the network that the other run reports; a resumed run is
     that of its own checkpoint, and another network is refused."""

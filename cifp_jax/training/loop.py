@@ -199,6 +199,8 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
         state, metrics = train_step(state, batch, run.scans)
         step += 1
         pending.append(metrics)
+        # Of slow steps a device would queue minutes, which a signal would have to wait for.
+        jax.block_until_ready(pending[-2:-1])
         if step == first + 1:
             lines.started(step, step + -step % training.log_every)
         if step % training.log_every == 0:
