@@ -141,6 +141,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "unet_parts": lambda: recorded(SPEED, "unet_parts"),
     "parts": lambda: recorded(SPEED, "parts"),
     "kernel_gradients": lambda: recorded(SPEED, "kernel_gradients"),
+    "kernel_gradients_avx512": lambda: recorded(SPEED, "kernel_gradients_avx512"),
     "compile": lambda: recorded(SPEED, "compile"),
     "helped": lambda: recorded(SPEED, "helped"),
 }

@@ -139,45 +139,18 @@ def _products(
 
 @functools.cache
 def _has_avx512() -> bool:
-    """Whether the processor has vectors of 512 bits, on which other forms are the fast ones."""
+    """Whether the processor has vectors of 512 bits, for which XLA's fast library was written."""
     return _FLAGS.exists() and " avx512f " in _FLAGS.read_text()
 
 
 def _kernel_gradient_of_slices(
     x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
 ) -> Float[Array, "3 3 c d"]:
-    """The kernel's gradient in 2D, in the form in which XLA's fast library takes it."""
+    """The kernel's gradient in 2D; by bands of rows where XLA is slow at it."""
     c, d = x.shape[-1], g.shape[-1]
-    if not _has_avx512():
-        by_rows = c >= _FEW and x.shape[1] * x.shape[2] >= _LARGE
-        return _kernel_gradient_by_rows(x, g) if by_rows else _kernel_gradient(x, g)
-    if d <= _NARROW and c > d:
-        return _kernel_gradient_exchanged(x, g)
-    if _FEW < c == d <= _NARROW and x.shape[2] % 2 == 0:
-        return _kernel_gradient_of_pairs(x, g)
-    return _kernel_gradient(x, g)
-
-
-def _kernel_gradient_exchanged(
-    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
-) -> Float[Array, "3 3 c d"]:
-    """The kernel's gradient in 2D with the two exchanged: the same up to a turn, with c outputs."""
-    return jnp.flip(_kernel_gradient(g, x), (0, 1)).swapaxes(2, 3)
-
-
-def _kernel_gradient_of_pairs(
-    x: Float[Array, "b y z c"], g: Float[Array, "b y z d"]
-) -> Float[Array, "3 3 c d"]:
-    """The kernel's gradient in 2D, from two pixels of a row as one of twice the channels."""
-    (b, y, z, c), d = x.shape, g.shape[-1]
-    x, g = x.reshape(b, y, z // 2, 2 * c), g.reshape(b, y, z // 2, 2 * d)
-    # Axes: step along y, step of a pair along z, pixel of x in its pair, c, pixel of g, d.
-    pairs = _kernel_gradient(x, g).reshape(3, 3, 2, c, 2, d)
-    # A step along z, in pixels, is twice that of the pair, and the difference of the two pixels.
-    before = pairs[:, 0, 1, :, 0] + pairs[:, 1, 0, :, 1]
-    same = pairs[:, 1, 0, :, 0] + pairs[:, 1, 1, :, 1]
-    after = pairs[:, 1, 1, :, 0] + pairs[:, 2, 0, :, 1]
-    return jnp.stack([before, same, after], axis=1)
+    slow = d <= _NARROW or not _has_avx512()
+    by_rows = slow and c >= _FEW and x.shape[1] * x.shape[2] >= _LARGE
+    return _kernel_gradient_by_rows(x, g) if by_rows else _kernel_gradient(x, g)
 
 
 def _kernel_gradient_by_rows(
