@@ -139,6 +139,17 @@ def test_whatever_is_flipped_or_cut_off_the_state_is_right_or_the_one_before(tmp
     assert outcomes.count(1) > 3
 
 
+def test_another_place_in_the_data_is_noticed_too(tmp_path):
+    save(tmp_path, 1, 2)
+    file = tmp_path / "2" / "progress" / "metadata"
+    file.write_text(file.read_text().replace('"next": 2', '"next": 3'))
+    with Checkpoints(tmp_path) as checkpoints:
+        step, place, damaged = resume(checkpoints)
+    assert (step, place) == (1, 1)
+    assert len(damaged) == 1
+    assert "not those that were saved" in damaged[0]
+
+
 def _flip(path) -> None:
     content = bytearray(path.read_bytes())
     if content:

@@ -4,6 +4,7 @@
 """
 
 import faulthandler
+import gc
 import json
 import pathlib
 import resource
@@ -160,6 +161,7 @@ def _bounds():
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
+    gc.collect()  # Orbax leaves coroutines behind where a reading fails
 
 
 def attempts(request: pytest.FixtureRequest, share: float = 1.0) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,9 +38,9 @@ class DamagedError(ValueError):
     """A checkpoint cannot be read, or does not hold what was saved."""
 
 
-def _digest(state: TrainState) -> str:
-    """SHA-256 of the values of a state, leaf by leaf."""
-    total = hashlib.sha256()
+def _digest(state: TrainState, progress: dict[str, Any]) -> str:
+    """SHA-256 of the values of a state, leaf by leaf, and of what is saved beside it."""
+    total = hashlib.sha256(json.dumps(progress, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
@@ -115,6 +116,7 @@ class Checkpoints:
           OSError: the save before this one failed: the disk is full, or cannot be written.
         """
         step = int(state.step)
+        progress = copy.deepcopy(progress)
         with self._writes():
             if step in self._manager.all_steps():
                 self._manager.wait_until_finished()
@@ -123,9 +125,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    progress=ocp.args.JsonSave(
-                        {"sha256": _digest(state), **copy.deepcopy(progress)}
-                    ),
+                    progress=ocp.args.JsonSave({"sha256": _digest(state, progress), **progress}),
                 ),
                 metrics=metrics,
             )
@@ -188,7 +188,7 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=items)
             state, progress = restored["state"], restored["progress"]
-            if progress["sha256"] != _digest(state):
+            if progress.pop("sha256") != _digest(state, progress):
                 raise ValueError("its values are not those that were saved")
         except Exception as error:  # which one depends on what is damaged
             raise self._damaged(step, error) from error
