@@ -46,13 +46,14 @@ def groups(folder: pathlib.Path, labeled: int) -> list[Group]:
 
 
 def main_table(folder: str, labeled: int) -> str:
-    """Supervised training beside CIFP, over the seeds of a folder such as `acdc_cpu`."""
+    """Supervised training beside CIFP at both resolutions of a folder such as `acdc_cpu`."""
     found = {one.label: one for one in groups(RESULTS / folder, labeled)}
-    base = found["supervised"]
     rows = []
-    for name, label in (("supervised", "supervised only"), ("cifp", "CIFP")):
-        _, *figures, _, checkpoint, steps, _, time = row(found[name], base)
-        rows.append([label, *figures, checkpoint, steps, time])
+    for side, longer in (("112 x 112", ""), ("then 160 x 160", ", longer")):
+        base = found[f"supervised{longer}"]
+        for name, label in (("supervised", "supervised only"), ("cifp", "CIFP")):
+            _, *figures, _, checkpoint, steps, _, time = row(found[f"{name}{longer}"], base)
+            rows.append([f"{label}, {side}", *figures, checkpoint, steps, time])
     head = ["", *FIGURES, "Dice minus supervised's (seeds)", "checkpoint", "steps", "time"]
     return markdown(head, rows)
 

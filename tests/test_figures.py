@@ -54,6 +54,8 @@ def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
         c=result(83.0, 1),
         d=result(50.0, 0, labeled=3),
         e=result(99.0, 0, label="bcp"),
+        f=result(85.0, 0, label="supervised, longer"),
+        g=result(84.0, 0, label="cifp, longer"),
     )
     monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
     # Mean 82, sample standard deviation sqrt 2; an hour and two hours.
@@ -61,10 +63,14 @@ def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
         "| | Dice % | Jaccard % | 95HD | ASD | missed | Dice minus supervised's (seeds) "
         "| checkpoint | steps | time |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        "| supervised only | 80.00 | 70.00 | 3.00 | 1.00 | 2 | reference | best at 200 | 300 "
-        "| 60 min |",
-        "| CIFP | 82.00 ± 1.41 | 70.00 ± 0.00 | 3.00 ± 0.00 | 1.00 ± 0.00 | 2 | +1.00 (1) "
-        "| best at 200 | 300 | 90 min |",
+        "| supervised only, 112 x 112 | 80.00 | 70.00 | 3.00 | 1.00 | 2 | reference "
+        "| best at 200 | 300 | 60 min |",
+        "| CIFP, 112 x 112 | 82.00 ± 1.41 | 70.00 ± 0.00 | 3.00 ± 0.00 | 1.00 ± 0.00 | 2 "
+        "| +1.00 (1) | best at 200 | 300 | 90 min |",
+        "| supervised only, then 160 x 160 | 85.00 | 70.00 | 3.00 | 1.00 | 2 | reference "
+        "| best at 200 | 300 | 60 min |",
+        "| CIFP, then 160 x 160 | 84.00 | 70.00 | 3.00 | 1.00 | 2 | -1.00 (1) "
+        "| best at 200 | 300 | 60 min |",
     ]
 
 
