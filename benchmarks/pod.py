@@ -50,7 +50,7 @@ class Cell(NamedTuple):
       protocol: a file of `configs/`.
       precision: of images and features.
       space: chips that share each image.
-      remat: whether activations are computed again in the backward pass.
+      remat: what `config.training.remat` is.
     """
 
     slice: str
@@ -75,8 +75,8 @@ def cells() -> Iterator[Cell]:
                 yield Cell(where, protocol, precision)
     for protocol in PROTOCOLS:
         for precision in ("bfloat16", "float32"):
-            yield Cell(SLICES[0], protocol, precision, space=4)
-            yield Cell(SLICES[0], protocol, precision, remat=True)
+            for space, remat in ((1, True), (4, False), (4, True)):
+                yield Cell(SLICES[0], protocol, precision, space, remat)
     for protocol in PROTOCOLS:
         for space in (1, 2, 4):
             yield Cell(CPU, protocol, "float32", space)

@@ -99,7 +99,7 @@ def default_config() -> Config:
     config.training.init_from = ""  # run, file or name of weights to start from; "": the seed
     config.training.supervised_steps = 0  # the first steps, on labelled images alone
     config.training.steps = 30_000  # to the end of the run, of the schedule too
-    config.training.remat = False  # compute activations twice instead of keeping them
+    config.training.remat = False  # keep what convolutions make alone for the backward pass
     config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part
     config.training.skip_at_most = 10  # steps in a row whose loss is no number; then the run ends
     config.training.log_every = 50  # steps between two lines of the log

@@ -64,7 +64,7 @@ def efficiency() -> str:
     """Estimated time of a step, and how much of it is left for computing on more chips."""
     rows = []
     for name, of in _programs().items():
-        if "error" in of or of["space"] > 1 or of["remat"]:
+        if "error" in of or of["space"] > 1:
             continue
         peaks = PEAKS[of["slice"].split(":")[0]]
         least = roofline(peaks, of["precision"], of["flops"], of["bytes"])

@@ -1,8 +1,10 @@
 """What a method sees of a network: composition, and where the statistics move."""
 
 import functools
+import re
 
 import jax
+import jax.ad_checkpoint
 import numpy as np
 import pytest
 
@@ -85,3 +87,21 @@ def test_part_of_a_batch_gets_the_same_masks(index):
     got = results(index, False)
     np.testing.assert_allclose(got["half"], got["forward"][2:], rtol=1e-5, atol=1e-5)
     assert not np.allclose(got["plain"], got["forward"])  # the keys do drop something
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=IDS)
+def test_the_backward_pass_keeps_what_convolutions_make_alone(index, capsys):
+    """One map a convolution, and the masks; not what is normalised, activated, pooled or joined."""
+    variables = VARIABLES[index]
+    x, keys = np.zeros((2, 32, 32, 1), np.float32), jax.random.split(jax.random.key(2), 2)
+
+    def total(params):
+        stats = variables["batch_stats"]
+        network = bind(MODELS[index], params, stats, train=True, remat=True)
+        return network.forward(x, keys, stats)[0].sum()
+
+    jax.ad_checkpoint.print_saved_residuals(total, variables["params"])
+    kept = [line for line in capsys.readouterr().out.splitlines() if " from a constant" not in line]
+    maps = [line for line in kept if re.match(r"\w+\[2(,\d+){3}\]", line) and "params" not in line]
+    assert len(maps) > 20
+    assert all("named 'kept'" in line for line in maps)

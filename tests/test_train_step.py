@@ -98,7 +98,7 @@ def test_strong_augmentation_is_the_same_on_any_layout():
         )
 
 
-def test_activations_computed_twice_give_the_same_parameters():
+def test_what_is_computed_twice_gives_the_same_parameters():
     states = []
     for remat in (False, True):
         step, new_state, batch = make_all("two_stages", "cifp", remat=remat, **SMALL)

@@ -7,12 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
 from cifp_jax.models.convolution import convolve
 
 Keys = Key[Array, " b"]
 Features = tuple[Float[Array, "b *_"], ...]
+# The name of what the backward pass keeps of a layer; see `network.bind`.
+KEPT = "kept"
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -55,7 +58,8 @@ class Conv(nn.Module):
         init = _uniform(math.prod(shape[:-1]))
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", init, (self.features,))
-        return (x @ kernel.reshape(shape[-2:]) if self.window == 1 else convolve(x, kernel)) + bias
+        x = x @ kernel.reshape(shape[-2:]) if self.window == 1 else convolve(x, kernel)
+        return checkpoint_name(x + bias, KEPT)
 
 
 class Down(nn.Module):
@@ -69,7 +73,7 @@ class Down(nn.Module):
         init = _uniform(math.prod(shape[:-1]))
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", init, (self.features,))
-        return _space_to_depth(x) @ kernel.reshape(-1, self.features) + bias
+        return checkpoint_name(_space_to_depth(x) @ kernel.reshape(-1, self.features) + bias, KEPT)
 
 
 class Up(nn.Module):
@@ -85,7 +89,7 @@ class Up(nn.Module):
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", init, (self.features,))
         flat = jnp.moveaxis(kernel, -2, 0).reshape(x.shape[-1], -1)
-        return _depth_to_space(x @ flat) + bias
+        return checkpoint_name(_depth_to_space(x @ flat) + bias, KEPT)
 
 
 def batch_norm(axis_name: str | None) -> nn.BatchNorm:
@@ -149,7 +153,7 @@ def dropout(
         bits = jax.random.bits(jax.random.fold_in(key, layer), shape, jnp.uint16)
         return bits >= round(rate * 2**16)
 
-    return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), 0)
+    return jnp.where(checkpoint_name(jax.vmap(mask)(keys), KEPT), x / (1 - rate), 0)
 
 
 def check_size(spatial: Sequence[int], multiple: int) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cifp_jax.mesh import spread
-from cifp_jax.models.layers import Keys
+from cifp_jax.models.layers import KEPT, Keys
 
 Stats = Mapping[str, Any]
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -34,6 +34,11 @@ class Network(NamedTuple):
     batch_stats: Stats
 
 
+def _is_kept(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """What convolutions make, the masks of dropout, and the sums of batch normalisation."""
+    return parameters.get("name") == KEPT or primitive.name in ("reduce_sum", "psum")
+
+
 def bind(
     model: nn.Module,
     params: Mapping[str, Any],
@@ -54,7 +59,9 @@ def bind(
         then returned unchanged.
       precision: of images, features and products, one of `PRECISIONS`. Parameters, statistics,
         logits, and with them the losses, are float32 either way.
-      remat: compute activations again in the backward pass instead of keeping them.
+      remat: keep for the backward pass what convolutions make, and compute again what follows from
+        it without one: normalised and activated, pooled, upsampled, joined. XLA's CPU compiler
+        keeps what it wants either way.
       mesh: of the devices that images are cut over, where several share one.
     """
     dtype = PRECISIONS[precision]
@@ -81,6 +88,6 @@ def bind(
                 out = model.apply(variables, cast(x), train=False, keys=keys, method=method)
             return out if method == "encode" else out.astype(jnp.float32), stats
 
-        return jax.checkpoint(apply) if remat else apply
+        return jax.checkpoint(apply, policy=_is_kept) if remat else apply
 
     return Network(call("encode"), call("decode"), call("__call__"), batch_stats)

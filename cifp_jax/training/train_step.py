@@ -57,7 +57,8 @@ def make_train_step(
         the loader made it.
       patch_size: where `strong` is given, the spatial shape that it makes of larger crops.
       precision: of images and features, as `models.network.bind` has it.
-      remat: whether the students' activations are computed again in the backward pass.
+      remat: whether the students keep what convolutions make alone for the backward pass, as
+        `models.network.bind` has it.
       accumulate: parts that the batch is cut into, one after the other; the gradient is the mean of
         theirs. Each part has losses and batch statistics of its own, as a smaller batch would.
 
