@@ -199,6 +199,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "weights": weights,
     "label_choice": label_choice,
     "demo": lambda: recorded(RESULTS, "demo"),
+    "outlines": lambda: recorded(RESULTS, "outlines"),
     "own_data": lambda: recorded(RESULTS, "own_data"),
     "carried": lambda: recorded(RESULTS, "carried"),
     **{f"card_{name}": functools.partial(model_card, name) for name in RELEASED},
