@@ -93,7 +93,7 @@ def test_part_of_a_batch_gets_the_same_masks(index):
 def test_the_backward_pass_keeps_what_convolutions_make_alone(index, capsys):
     """One map a convolution, and the masks; not what is normalised, activated, pooled or joined."""
     variables = VARIABLES[index]
-    x, keys = np.zeros((2, 32, 32, 1), np.float32), jax.random.split(jax.random.key(2), 2)
+    x, keys = jax.numpy.zeros((2, 32, 32, 1)), jax.random.split(jax.random.key(2), 2)
 
     def total(params):
         stats = variables["batch_stats"]
