@@ -24,7 +24,7 @@ def get_config(variant: str = "full") -> Config:
     config.model.name = "vnet"
     config.model.classes = 2
     config.training.steps = 15_000
-    config.training.remat = True  # on a TPU half of the memory, and fewer bytes; on a CPU the same
+    config.training.remat = True  # on a TPU half of the memory, and fewer bytes; on a CPU no gain
     config.training.evaluate_every = 0
     config.methods.ad_mt.update(threshold=0.8, criterion="ce", period=19, ramp_steps=6000)
     config.methods.bcp.pretrain_steps = 2000

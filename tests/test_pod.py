@@ -1,5 +1,7 @@
 """What compiled programs send, and what that costs: worked out by hand."""
 
+import importlib
+
 import pytest
 
 from benchmarks import pod
@@ -42,3 +44,9 @@ def test_programs_have_names_of_their_own():
 def test_a_program_that_takes_too_long_or_fails_is_an_error(monkeypatch):
     cell = next(pod.cells())
     assert pod.in_a_process(cell, 0.0) == {"error": "not compiled within 0 s"}
+
+
+def test_slices_are_compiled_as_their_protocols_are_set():
+    for protocol, remat in pod.REMAT.items():
+        config = importlib.import_module(f"configs.{protocol}").get_config()
+        assert config.training.remat == remat
