@@ -267,6 +267,29 @@ def test_a_validation_that_was_interrupted_is_made_up_for(config, tmp_path, monk
     assert [row["step"] for row in logs[0]] == [2, 3, 4]
 
 
+def test_nothing_is_lost_where_a_signal_ends_the_process_in_a_compilation(
+    config, tmp_path, monkeypatch
+):
+    """What the run has reached is on the disk before its second program is compiled."""
+    config.training.update(steps=8, supervised_steps=4, checkpoint_every=3)
+    make_step, saved = build.make_step, []
+
+    def looks(config, supervised=False):
+        step = make_step(config, supervised=supervised)
+
+        def traced(*arguments, **settings):
+            with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+                saved.append((supervised, checkpoints.last()))
+            return step(*arguments, **settings)
+
+        return traced
+
+    monkeypatch.setattr(build, "make_step", looks)
+    loop.train(config, build.make_split(config), tmp_path)
+    # Before the first step it is traced once to be checked.
+    assert saved == [(False, None), (True, None), (False, 4)]
+
+
 def test_a_second_run_in_one_folder_is_refused(config, tmp_path):
     with (
         locked(tmp_path, "run"),

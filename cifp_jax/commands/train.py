@@ -1,7 +1,7 @@
 """Trains and evaluates: the work of `cifp_jax.main`."""
 
-import os
 import pathlib
+import signal
 import sys
 from typing import NoReturn
 
@@ -14,16 +14,20 @@ from cifp_jax.config import Config
 from cifp_jax.evaluation.evaluate import CaseError
 from cifp_jax.training import build, checks, compare, loop, scoring
 from cifp_jax.training.progress import CONSOLE
-from cifp_jax.training.stopping import Stopped
+from cifp_jax.training.stopping import RESUME, Stopped
 
-# Exit status of a run that a signal has stopped: the same command goes on. sysexits.h calls it a
-# temporary failure, and schedulers can be told to start such a job again.
-RESUME = os.EX_TEMPFAIL
 # Address of process 0, number of processes, number of this one; None where the cluster tells.
 Cluster = tuple[str | None, int | None, int | None]
 
 
-def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None = None) -> None:
+def run(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    mode: str,
+    weights: str | None = None,
+    may_exit: bool = False,
+) -> None:
     """Trains and scores what the configuration says, or (`mode` evaluate) scores it alone.
 
     The data files are read and checked once for all of it, before anything else.
@@ -33,6 +37,7 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None
       workdir: folder of the run.
       mode: train or evaluate.
       weights: file or name of a network to be scored in place of a run's.
+      may_exit: see `loop.train`.
 
     Raises:
       ValueError, OSError, CaseError: with a message for the person who started it.
@@ -42,9 +47,9 @@ def run(config: Config, workdir: pathlib.Path, *, mode: str, weights: str | None
     split = processes.together(lambda: build.make_split(config))
     processes.check_equal({"the files of the data (a hash of names and sizes)": split.digest()})
     if config.compare:
-        compare.run(config, split, workdir, mode=mode)
+        compare.run(config, split, workdir, mode=mode, may_exit=may_exit)
     elif mode == "train":
-        loop.train(config, split, workdir)
+        loop.train(config, split, workdir, may_exit=may_exit)
     elif weights:
         scoring.score_weights(config, split, pathlib.Path(weights), workdir)
     else:
@@ -74,6 +79,8 @@ def run_or_end(
         host.quiet()
     host.use_compilation_cache()
     host.keep_memory()
+    # As SIGINT does; the steps of a run, and JAX where there are several processes, catch both.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     trains = mode == "train"
     try:
         if cluster is not None:
@@ -84,7 +91,7 @@ def run_or_end(
             sizes = build.batch_sizes(config) if trains else {}
             host.use_cores(tuple(sizes.values()), build.batch_unit(config))
         checks.check_config(config, trains=trains)
-        run(config, workdir, mode=mode, weights=weights)
+        run(config, workdir, mode=mode, weights=weights, may_exit=True)
     except Stopped as stopped:
         CONSOLE.print(str(stopped))
         sys.exit(RESUME)

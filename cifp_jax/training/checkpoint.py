@@ -130,6 +130,15 @@ class Checkpoints:
                 metrics=metrics,
             )
 
+    def wait(self) -> None:
+        """Until what was saved last is whole.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        with self._writes():
+            self._manager.wait_until_finished()
+
     @contextmanager
     def _writes(self) -> Iterator[None]:
         """Says of what goes wrong inside that a checkpoint could not be written."""

@@ -14,12 +14,15 @@ from cifp_jax.training import loop, scoring
 from cifp_jax.training.progress import CONSOLE
 
 
-def run(config: Config, split: splits.Split, workdir: pathlib.Path, *, mode: str) -> None:
+def run(
+    config: Config, split: splits.Split, workdir: pathlib.Path, *, mode: str, may_exit: bool
+) -> None:
     """Trains (or only evaluates) each method of `config.compare` in a folder of its own.
 
     Every method gets the same configuration, seed included, so that it sees the same labelled
     cases in the same order. Prints the comparison and writes it to `comparison.json`, with a
-    picture of the same cases segmented by each method, `comparison.png`.
+    picture of the same cases segmented by each method, `comparison.png`. For `may_exit` see
+    `loop.train`.
     """
     summaries: dict[str, Any] = {}
     predicts: dict[str, prediction.Predict] = {}
@@ -29,7 +32,10 @@ def run(config: Config, split: splits.Split, workdir: pathlib.Path, *, mode: str
         single.method.name = name
         folder = workdir / name
         CONSOLE.rule(name)
-        summary = (loop.train if mode == "train" else scoring.score_run)(single, split, folder)
+        if mode == "train":
+            summary = loop.train(single, split, folder, may_exit=may_exit)
+        else:
+            summary = scoring.score_run(single, split, folder)
         if not summary:
             return  # no case to evaluate: said already
         summaries[name] = reported_summary(summary)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -56,12 +56,21 @@ def _means(sums: list[Sums]) -> dict[str, float]:
     return {name: total / count for name, (total, count) in totals.items() if count}
 
 
-def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[str, Any]:
+def train(
+    config: Config, split: splits.Split, workdir: pathlib.Path, *, may_exit: bool = False
+) -> dict[str, Any]:
     """Trains until `config.training.steps`, from the last checkpoint on, and scores.
 
     Everything is written to `workdir`: `config.json`, `metrics.jsonl`, `tensorboard/`,
     `checkpoints/` (the last two, and the best on validation) and, at the end, `evaluation/`
     and `report.html`.
+
+    Args:
+      config: checked, see `checks.check_config`.
+      split: its cases.
+      workdir: folder of the run.
+      may_exit: whether a signal may end the process while a step is being compiled, which nothing
+        can interrupt. Otherwise the run stops after it.
 
     Returns:
       The summaries of `score_run`.
@@ -112,7 +121,7 @@ def train(config: Config, split: splits.Split, workdir: pathlib.Path) -> dict[st
         if progress:
             iterator.set_state(progress["iterator"])
         writer = held.enter_context(MetricWriter(workdir, first))
-        signals = held.enter_context(Signals())
+        signals = held.enter_context(Signals(may_exit=may_exit))
         state = parallel.replicate(state, config.parallel, mesh)
         run = Run(config, split, state, iterator, scans, mesh, checkpoints, writer, signals)
         reached, finished = _take_steps(run, progress)
@@ -179,7 +188,8 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
             figures = validate(state, lines)
             stopped = stopped or figures is None
         ended = stopped or hopeless or step == training.steps
-        whole = step % training.checkpoint_every == 0
+        compiles = step in (first, training.supervised_steps)
+        whole = step % training.checkpoint_every == 0 or compiles
         if figures is not None or (step > first and (ended or whole)):
             pending = _to_host(pending)
             place = {"iterator": run.iterator.get_state(), "pending": pending}
@@ -196,7 +206,8 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
             return step, step == training.steps and not stopped
         batch = parallel.shard_batch(next(run.iterator), config.parallel, run.mesh)
         train_step = early if step < training.supervised_steps else late
-        state, metrics = train_step(state, batch, run.scans)
+        with _compilation(run) if compiles else contextlib.nullcontext():
+            state, metrics = train_step(state, batch, run.scans)
         step += 1
         pending.append(metrics)
         # Of slow steps a device would queue minutes, which a signal would have to wait for.
@@ -214,6 +225,14 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
             pending = []
             run.writer.write(step, scalars | lines.logged(step, scalars.get("loss", math.nan)))
             lines.watched(step, scalars)
+
+
+@contextlib.contextmanager
+def _compilation(run: Run) -> Iterator[None]:
+    """A signal may end the process inside, once all that the run has reached is on the disk."""
+    run.checkpoints.wait()
+    with run.signals.exits("stopped in a compilation; the same command goes on"):
+        yield
 
 
 def _is_due(step: int, training: Config) -> bool:

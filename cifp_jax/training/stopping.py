@@ -2,13 +2,19 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from jax.experimental import multihost_utils
 
 from cifp_jax import processes
+
+# Exit status of a run that a signal has stopped: the same command goes on. sysexits.h calls it a
+# temporary failure, and schedulers can be told to start such a job again.
+RESUME = os.EX_TEMPFAIL
 
 
 class Stopped(Exception):
@@ -16,9 +22,15 @@ class Stopped(Exception):
 
 
 class Signals:
-    """What a run has been asked for; use it as a context manager, which catches the signals."""
+    """What a run has been asked for; use it as a context manager, which catches the signals.
 
-    def __init__(self) -> None:
+    Args:
+      may_exit: whether the process is the run's alone, so that a signal may end it where nothing
+        else can.
+    """
+
+    def __init__(self, *, may_exit: bool) -> None:
+        self._may_exit = may_exit
         self._caught = self._interrupts = False
         self._previous: dict[int, Any] = {}
 
@@ -64,3 +76,41 @@ class Signals:
             yield
         finally:
             self._interrupts = False
+
+    @contextmanager
+    def exits(self, message: str) -> Iterator[None]:
+        """Inside, a signal ends the process at once, with `message`; for work in one long call.
+
+        A compiler cannot be interrupted, and no handler is called before it returns. So a thread
+        waits for the signals, which Python writes to a pipe as they come. All must be saved that
+        is to last.
+
+        Several processes do not exit: a lone one that ends is a failure to the others.
+        """
+        if not self._may_exit or processes.several():
+            yield
+            return
+        # One that came before is not in the pipe.
+        if self._caught:
+            _exit(message)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        # The other end is closed where none came: then there is nothing to read.
+        watch = lambda: os.read(reader, 1) and _exit(message)  # noqa: E731
+        watcher = threading.Thread(target=watch, daemon=True)
+        before = signal.set_wakeup_fd(writer)
+        watcher.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(writer)
+            watcher.join()
+            os.close(reader)
+
+
+def _exit(message: str) -> NoReturn:
+    """Ends the process although a thread of it is in a compiler."""
+    print(message, flush=True)
+    sys.stderr.flush()
+    os._exit(RESUME)
