@@ -85,6 +85,28 @@ def test_of_many_ambiguous_cells_a_quarter_moves(cells, count):
     assert float(jnp.abs(gates[0] - gates[1]).max()) == (count < cells)  # each image its own
 
 
+def test_cells_attend_in_blocks_as_one_by_one(monkeypatch):
+    rng = np.random.default_rng(3)
+    z, source = (jnp.asarray(rng.normal(size=(1, 8, 2)), jnp.float32) for _ in range(2))
+    target, label = cells(0, 1, 1, 0, 1, 0, 0, 1), cells(1, 0, 1, 1, 0, 1, 0, 0)
+
+    def moved(z):
+        return perturb(z, source, target, label, np.ones((1, 8)))[0]
+
+    found = []
+    for block in (8, 3):  # of eight cells: all at once; two blocks and a rest
+        monkeypatch.setattr(feature_perturbation, "_BLOCK", block)
+        found.append((moved(z), jax.grad(lambda z: jnp.sum(moved(z) ** 2))(z)))
+    for at_once, in_blocks in zip(*found, strict=True):
+        np.testing.assert_allclose(in_blocks, at_once, rtol=1e-5, atol=1e-6)
+    for cell in range(8):
+        allowed = (target[0, cell] @ label[0].T)[None]
+        to = feature_perturbation.attend(z[0, cell, None], source[0], allowed, ALL.temperature)[0]
+        way = (found[1][0][0, cell] - z[0, cell]) / (to - z[0, cell])
+        assert way[0] == pytest.approx(float(way[1]), rel=1e-3)
+        assert 0.5 <= way[0] <= 1
+
+
 def test_features_of_half_precision_stay_so():
     z, label = jnp.zeros((1, 4, 2), jnp.bfloat16), jnp.ones((1, 4, 1))
     moved, _ = feature_perturbation.perturb(

@@ -17,6 +17,7 @@ PURE = 0.8  # share of one class in a labelled cell that others attend to
 # At most so large a part of an image's cells moves, and of a small image no fewer than so many:
 # attention of all cells to all was a tenth of a step's operations at full size, for few that move.
 _PART, _FEW = 4, 256
+_BLOCK = 1024  # cells that attend at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,16 @@ def perturb(
         # Sorted, as the partitioner lets `top_k` of one block's images wait for all blocks.
         places = jnp.argsort(jnp.where(gate, chosen, 1))[:count]
         query, gate = z[places], gate[places].astype(doubt.dtype)
-        found = attend(query, source, classes[places] @ pure.T, settings.temperature)
+
+        # In blocks, and computed again for the gradient: in 3D the weights of all cells at once are
+        # as large as the largest feature maps.
+        @jax.checkpoint
+        def found_by(cell: tuple[Array, Array]) -> Float[Array, " c"]:
+            z, own = cell
+            return attend(z[None], source, own[None] @ pure.T, settings.temperature)[0]
+
+        cells_of_class = (query, classes[places])
+        found = jax.lax.map(found_by, cells_of_class, batch_size=min(_BLOCK, count))
         move = (gate * (1 + strength[places]) / 2)[:, None] * (found - query)
         moved = z.at[places].add(move.astype(z.dtype), unique_indices=True)
         return moved, jnp.zeros_like(doubt).at[places].set(gate, unique_indices=True)
