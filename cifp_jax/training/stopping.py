@@ -90,9 +90,6 @@ class Signals:
         if not self._may_exit or processes.several():
             yield
             return
-        # One that came before is not in the pipe.
-        if self._caught:
-            _exit(message)
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         # The other end is closed where none came: then there is nothing to read.
@@ -101,6 +98,9 @@ class Signals:
         before = signal.set_wakeup_fd(writer)
         watcher.start()
         try:
+            # One that came before the pipe is not in it.
+            if self._caught:
+                _exit(message)
             yield
         finally:
             signal.set_wakeup_fd(before)
