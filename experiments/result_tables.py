@@ -132,7 +132,7 @@ def label_choice() -> str:
 
 # The run that a released network comes from, and what it is. Its file stands in `names.json`.
 RELEASED = {
-    "acdc-3": ("acdc_cpu/acdc3_cifp_0_longer", "CIFP, U-Net, 3 ACDC patients"),
+    "acdc-3": ("acdc_cpu/acdc3_cifp_1_longer", "CIFP, U-Net, 3 ACDC patients"),
     "acdc-7": ("acdc_cpu/acdc7_cifp_1_longer", "CIFP, U-Net, 7 ACDC patients"),
     "acdc-7-supervised": ("acdc_cpu/acdc7_supervised_0_longer", "supervised, the same"),
     "la-8": ("la_cpu/la8_cifp_1_half_longer", "CIFP, V-Net, 8 LA scans"),

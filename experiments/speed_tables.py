@@ -10,7 +10,7 @@ from experiments.result_tables import load, paragraph, recorded
 
 SPEED = pathlib.Path("benchmarks/results")
 # Of the present form of CIFP, by kind of CPU; what else is kept is of its first form.
-PRESENT = ("step_avx512", "step_avx2")
+PRESENT = ("step_avx512", "step_avx2", "step_amx")
 
 
 def _measured() -> dict[str, dict[str, Any]]:
@@ -71,8 +71,8 @@ def speed() -> str:
     return paragraph(
         f"On two cores of a CPU a supervised step takes {said('V-Net supervised')} (V-Net) and "
         f"{said('U-Net supervised')} (U-Net) of the time that PyTorch takes, over all runs on "
-        f"four kinds of CPU, and a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')} on "
-        f"two of them. To predict a scan takes {said('V-Net, 200')} and "
+        f"five kinds of CPU, and a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')} on "
+        f"three of them. To predict a scan takes {said('V-Net, 200')} and "
         f"{said('U-Net, 10')} of its time."
     )
 

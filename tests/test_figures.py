@@ -111,6 +111,8 @@ def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
     (tmp_path / "step_avx2.json").write_text(json.dumps(rows))
     fourth = {"rows": [{"work": "U-Net CIFP, y", "ratio": 0.4}]}
     (tmp_path / "step_avx512.json").write_text(json.dumps(fourth))
+    fifth = {"rows": [{"work": "U-Net CIFP, y", "ratio": 0.45}]}
+    (tmp_path / "step_amx.json").write_text(json.dumps(fifth))
     monkeypatch.setattr(speed_tables, "SPEED", tmp_path)
     assert speed_tables.ratios() == {
         "V-Net supervised, x": (0.6, 1.2),
