@@ -240,6 +240,31 @@ def test_a_case_that_cannot_be_evaluated_is_one_error(verbosity, data, tmp_path)
     assert any("Traceback" in line for line in before) == bool(verbosity)
 
 
+SIGNALLED = """
+import signal
+from absl import app
+from cifp_jax import main
+from cifp_jax.commands import train
+
+train.run = lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+def test_a_signal_outside_of_the_steps_says_that_the_command_goes_on(data, tmp_path):
+    _, _, _, *flags = command(tmp_path / "run", data)
+    result = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, *flags],
+        cwd=ROOT,
+        env=environment(data),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == os.EX_TEMPFAIL, result.stderr
+    assert result.stdout == "stopped; the same command goes on\n"
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [

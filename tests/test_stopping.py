@@ -9,7 +9,7 @@ import pytest
 
 # A minute or more inside of one call, which lets other threads run as a compiler does.
 SCRIPT = """
-import hashlib, sys
+import hashlib
 from cifp_jax.training.stopping import Signals
 with Signals(may_exit={may_exit}) as signals:
     with signals.exits("before it"):
