@@ -23,8 +23,8 @@ test-slow: .venv/ready
 # Runs killed at random moments, against runs that were left alone.
 soak: .venv/ready
 	rm -rf runs/soak runs/soak_3d
-	$(BIN)/python -m tests.soak --kills=45 --out=runs/soak
-	$(BIN)/python -m tests.soak --kills=15 --rank=3d --out=runs/soak_3d
+	$(BIN)/python -m tests.soak --kills=32 --out=runs/soak
+	$(BIN)/python -m tests.soak --kills=12 --rank=3d --out=runs/soak_3d
 
 # Damaged files for every reader: more than a hundred thousand.
 fuzz: .venv/ready

@@ -87,11 +87,14 @@ def _within(seconds: int, otherwise: str) -> Iterator[None]:
         timer.cancel()
 
 
-def end(message: str) -> NoReturn:
-    """Ends this process at once, without JAX's farewell, which waits for those that have ended."""
-    print(message, file=sys.stderr, flush=True)
+def end(message: str, status: int = 1) -> NoReturn:
+    """Ends this process at once, whatever its threads are in.
+
+    JAX's farewell, which waits for those that have ended, is left out.
+    """
     sys.stdout.flush()
-    os._exit(1)
+    print(message, file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 def first() -> bool:

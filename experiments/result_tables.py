@@ -33,6 +33,11 @@ def recorded(folder: pathlib.Path, name: str) -> str:
     return markdown(one["columns"], [[str(cell) for cell in line] for line in one["rows"]])
 
 
+def sides(result: Mapping[str, Any]) -> str:
+    """Of the patch that a run was trained on, voxels."""
+    return " x ".join(map(str, result["config"]["data"]["patch_size"]))
+
+
 def overall(result: Mapping[str, Any]) -> list[str]:
     """Means over cases of a run, and its missed classes."""
     figures = result["reported"]["overall"]
@@ -49,8 +54,9 @@ def main_table(folder: str, labeled: int) -> str:
     """Supervised training beside CIFP at both resolutions of a folder such as `acdc_cpu`."""
     found = {one.label: one for one in groups(RESULTS / folder, labeled)}
     rows = []
-    for side, longer in (("112 x 112", ""), ("then 160 x 160", ", longer")):
+    for then, longer in (("", ""), ("then ", ", longer")):
         base = found[f"supervised{longer}"]
+        side = then + sides(next(iter(base.runs.values())))
         for name, label in (("supervised", "supervised only"), ("cifp", "CIFP")):
             _, *figures, _, checkpoint, steps, _, time = row(found[f"{name}{longer}"], base)
             rows.append([f"{label}, {side}", *figures, checkpoint, steps, time])
@@ -171,14 +177,13 @@ def weights() -> str:
     for name, (_, what) in RELEASED.items():
         path, _, result = _released(name)
         facts, data = result["reported"]["facts"], result["config"]["data"]
-        sides = " x ".join(map(str, data["patch_size"]))
         scale = f"; scans averaged down by {data['downsample']}" if data["downsample"] > 1 else ""
         rows.append(
             [
                 f"[`{name}`](../../docs/models/{name}.md)",
                 f"`{path.name}`",
                 what,
-                f"{sides}{scale}, {result['config']['training']['steps']:,} steps",
+                f"{sides(result)}{scale}, {result['config']['training']['steps']:,} steps",
                 f"{facts['checkpoint']}, {facts['step']:,}",
                 str(facts["cases"]),
                 *overall(result)[:4],

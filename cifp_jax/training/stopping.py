@@ -2,11 +2,10 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from jax.experimental import multihost_utils
 
@@ -93,24 +92,17 @@ class Signals:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         # The other end is closed where none came: then there is nothing to read.
-        watch = lambda: os.read(reader, 1) and _exit(message)  # noqa: E731
+        watch = lambda: os.read(reader, 1) and processes.end(message, RESUME)  # noqa: E731
         watcher = threading.Thread(target=watch, daemon=True)
         before = signal.set_wakeup_fd(writer)
         watcher.start()
         try:
             # One that came before the pipe is not in it.
             if self._caught:
-                _exit(message)
+                processes.end(message, RESUME)
             yield
         finally:
             signal.set_wakeup_fd(before)
             os.close(writer)
             watcher.join()
             os.close(reader)
-
-
-def _exit(message: str) -> NoReturn:
-    """Ends the process although a thread of it is in a compiler."""
-    print(message, flush=True)
-    sys.stderr.flush()
-    os._exit(RESUME)
