@@ -32,7 +32,10 @@ with Signals(may_exit={may_exit}) as signals:
 def test_a_signal_ends_a_process_that_is_the_runs_alone(number, may_exit, rounds, answer, status):
     script = SCRIPT.format(may_exit=may_exit, rounds=rounds)
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begins\n"
