@@ -9,8 +9,9 @@ from jax import lax
 from cifp_jax.models import convolution
 from cifp_jax.models.convolution import convolve
 
-# Each form has its channels: few inputs, few outputs, as many of both, and many.
-CHANNELS = [(1, 9), (8, 5), (12, 12), (20, 16), (3, 65)]
+# Each form has its channels: few inputs, an odd number of them, few outputs, as many of both, and
+# many.
+CHANNELS = [(1, 9), (5, 9), (8, 5), (12, 4), (12, 12), (20, 16), (3, 65)]
 
 
 def reference(x, kernel):
