@@ -86,6 +86,9 @@ def make_predictor(config: Config) -> Callable[[dict[str, Any]], Predict]:
     apply: Apply = _mean_of_flips(logits) if config.evaluation.flips else logits
     layout = find_layout(config.data.name)
     patch, batch = tuple(config.data.patch_size), config.evaluation.batch
+    if jax.default_backend() == "cpu":
+        # More at a time are no faster there, and the last pass of a volume is filled up.
+        batch = min(batch, jax.local_device_count())
     if layout.predicts_whole_slices:
         predict_volume = make_slicewise(
             apply,
