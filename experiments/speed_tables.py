@@ -9,8 +9,9 @@ from experiments.report import markdown
 from experiments.result_tables import load, paragraph, recorded
 
 SPEED = pathlib.Path("benchmarks/results")
-# Of the present form of CIFP, by kind of CPU; what else is kept is of its first form.
-PRESENT = ("step_avx512", "step_avx2", "step_amx")
+# Of the present form of CIFP, by kind of CPU, and with pixels in pairs; what else is kept is of its
+# first form.
+PRESENT = ("step_avx512", "step_avx2", "step_amx", "step_pairs")
 
 
 def _measured() -> dict[str, dict[str, Any]]:
@@ -47,7 +48,7 @@ def ratios() -> dict[str, tuple[float, float]]:
     for work, value in tables["second_cpu"]["rows"]:
         found[work].append(value)
     found = {work: [] if "CIFP" in work else values for work, values in found.items()}
-    for name in PRESENT:
+    for name in (*PRESENT, "inference_pairs"):
         for row in load(SPEED / f"{name}.json")["rows"]:
             found.setdefault(row["work"], []).append(row["ratio"])
     found = {work: values for work, values in found.items() if values}
@@ -133,6 +134,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": step,
     **{name: functools.partial(present, name) for name in PRESENT},
     "inference": lambda: timed("inference", "pytorch"),
+    "inference_pairs": lambda: timed("inference_pairs", "pytorch"),
     "distances": lambda: timed("distances", "medpy"),
     "loader": loader,
     "waiting": lambda: recorded(SPEED, "waiting"),
