@@ -107,7 +107,7 @@ def ablation(folder: str, labeled: int) -> str:
     return markdown(["", "seeds", "Dice %, last", minus, "best", minus], rows)
 
 
-# What the rows start from; their runs with the labelled scans alone, with CIFP, and with all labels.
+# By what they start from: runs with the labelled scans alone, with CIFP, and with all labels.
 ALL_LABELS = {
     "ACDC 7, 112 x 112, from `acdc7_supervised_0`": (
         "ablation_cpu/acdc7_supervised_alone_seed0",

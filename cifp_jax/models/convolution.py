@@ -1,9 +1,9 @@
 """Convolution, in the form that suits the platform; arrays are `(b, *spatial, c)`.
 
 On CPUs, XLA's 3D convolution is many times slower than its 2D one. There, a 3x3x3 convolution is
-the sum of three 2D ones over the planes of the first axis, 2D ones of few channels compute pixels in
-pairs, and the gradients of kernels that XLA is slow at are matrix products. Other platforms get the
-plain form.
+the sum of three 2D ones over the planes of the first axis, 2D ones of few channels compute pixels
+in pairs, and the gradients of kernels that XLA is slow at are matrix products. Other platforms get
+the plain form.
 """
 
 import functools
