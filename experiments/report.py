@@ -115,7 +115,7 @@ def table(results: Results) -> str:
 def draw(results: Results, folder: pathlib.Path) -> None:
     """Writes the plots; every dot is a run."""
     groups = group(results)
-    figure = Figure(figsize=(5, 4), layout="constrained")
+    figure = Figure(figsize=(8, max(4, 0.2 * len(groups))), layout="constrained")
     axes = figure.subplots()
     for data, label in dict.fromkeys((g.data, g.label) for g in groups):
         line = [g for g in groups if (g.data, g.label) == (data, label)]
@@ -124,14 +124,14 @@ def draw(results: Results, folder: pathlib.Path) -> None:
         dots = [(g.labeled, dice) for g in line for dice in g.values("dice")]
         axes.scatter(*zip(*dots, strict=True), color=drawn[0].get_color(), s=12)
     axes.set(xlabel="labelled patients", ylabel="Dice %")
-    axes.legend(fontsize="x-small")
+    figure.legend(loc="outside right center", fontsize="x-small")
     figure.savefig(folder / "labels.png", dpi=120)
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(9, max(4, 0.2 * len(results))), layout="constrained")
     axes = figure.subplots()
     for name, result in results.items():
         axes.plot(result["curve"]["step"], result["curve"]["dice"], label=name)
     axes.set(xlabel="step", ylabel="validation Dice %")
-    axes.legend(fontsize="x-small")
+    figure.legend(loc="outside right center", fontsize="x-small")
     figure.savefig(folder / "curves.png", dpi=120)
     figure = Figure(figsize=(6, 1 + 0.25 * len(groups)), layout="constrained")
     axes = figure.subplots()

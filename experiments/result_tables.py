@@ -235,6 +235,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "la_cpu": lambda: by_class("la_cpu", "left atrium"),
     "ablation_cpu": lambda: ablation("ablation_cpu", 3),
     "ablation_cpu_7": lambda: ablation("ablation_cpu", 7),
+    "ablation_cpu_la": lambda: ablation("ablation_cpu", 8),
     "all_labels": all_labels,
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,
