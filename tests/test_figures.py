@@ -54,7 +54,7 @@ def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
         c=result(83.0, 1),
         d=result(50.0, 0, labeled=3),
         e=result(99.0, 0, label="bcp"),
-        f=result(85.0, 0, label="supervised, longer"),
+        f=result(85.0, 0, label="supervised, longer", side=160),
         g=result(84.0, 0, label="cifp, longer"),
     )
     monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
@@ -112,7 +112,8 @@ def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
     fourth = {"rows": [{"work": "U-Net CIFP, y", "ratio": 0.4}]}
     (tmp_path / "step_avx512.json").write_text(json.dumps(fourth))
     fifth = {"rows": [{"work": "U-Net CIFP, y", "ratio": 0.45}]}
-    (tmp_path / "step_amx.json").write_text(json.dumps(fifth))
+    for name in ("step_amx", "step_pairs", "inference_pairs"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(fifth))
     monkeypatch.setattr(speed_tables, "SPEED", tmp_path)
     assert speed_tables.ratios() == {
         "V-Net supervised, x": (0.6, 1.2),

@@ -50,14 +50,17 @@ def write_run(folder: pathlib.Path, facts: dict | None = None) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def result(dice: float, seed: int, label: str = "cifp", labeled: int = 7) -> dict[str, Any]:
+def result(
+    dice: float, seed: int, label: str = "cifp", labeled: int = 7, side: int = 112
+) -> dict[str, Any]:
     """What is kept of a run (`experiments.collect`); its hours are its seed and one."""
+    data = {"name": "acdc", "labeled": labeled, "patch_size": [side, side]}
     overall = OVERALL | {"dice": {"mean": dice, "std": 1.0}}
     return {
         "protocol": PROTOCOL,
         "label": label,
         "seconds": 3600.0 * (seed + 1),
-        "config": CONFIG | {"data": {"name": "acdc", "labeled": labeled}},
+        "config": CONFIG | {"data": data},
         "reported": {"facts": FACTS | {"seed": seed}, "overall": overall},
         "checkpoints": {},
         "curve": {"step": [100, 200], "dice": [50.0, dice]},
