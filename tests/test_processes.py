@@ -140,11 +140,10 @@ def test_processes_of_different_settings_stop_with_the_setting(folder):
 
 @pytest.mark.slow
 def test_two_processes_with_scans_on_the_device(folder):
-    # With one voxel at the lowest resolution, batch normalisation would make rounding large.
-    write_phantoms(folder / "LA", 3, train=4, validation=2, shape=(72, 72, 36))
+    write_phantoms(folder / "LA", 3, train=4, validation=2, shape=(36, 36, 32))
     settings = {
         **{"data.downsample": 2, "data.on_device": True, "data.validation": 2},
-        **{"data.patch_size": "(32,32,16)", "evaluation.stride": "(16,16,8)"},
+        **{"data.patch_size": "(16,16,16)", "evaluation.stride": "(8,8,8)"},
         **{"training.steps": 4, "training.evaluate_every": 2, "method.name": "cifp"},
     }
     for name, count in (("scans_one", 1), ("scans_two", 2)):
