@@ -60,3 +60,23 @@ def test_the_kernels_gradient_by_bands_of_rows(side, c, d):
         expected = jax.jit(lambda x, g: jax.vjp(reference, x, kernel)[1](g)[1])(x, g)
         got = jax.jit(convolution._kernel_gradient_by_rows)(x, g)
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("spatial", [(28, 28), (4, 6, 6)])
+def test_other_platforms_get_the_plain_form(spatial):
+    """One convolution forwards and one for each gradient, with windows of three, and no loop."""
+    image, kernel = draw((2, *spatial, 12), (3,) * len(spatial) + (12, 12))
+
+    @jax.jit
+    def run(x, kernel, g):
+        value, pull = jax.vjp(convolve, x, kernel)
+        return value, pull(g)
+
+    traced = run.trace(image, kernel, image)
+    cpu, tpu = (
+        traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "tpu")
+    )
+    special = ("stablehlo.while", "stablehlo.dot_general", "stablehlo.concatenate")
+    assert tpu.count("stablehlo.convolution") == 3
+    assert not any(operation in tpu for operation in special)
+    assert all(operation in cpu for operation in special[1:])

@@ -26,6 +26,22 @@ def test_acdc_runs_see_slices_scaled_as_in_training(tmp_path, monkeypatch):
     assert loaded.augmentation.strong.gamma == (0.5, 0.7, 1.4)
 
 
+def test_on_a_cpu_a_device_has_one_slice_at_a_time(monkeypatch):
+    """Ten slices in passes of eight would cost as much as sixteen."""
+    batches = []
+    monkeypatch.setattr(
+        prediction, "make_slicewise", lambda apply, patch, batch, *_, **__: batches.append(batch)
+    )
+    monkeypatch.setattr(prediction.jax, "local_device_count", lambda: 3)
+    config = default_config()
+    config.data.name, config.data.patch_size = "acdc", (32, 32)
+    for platform, asked in (("cpu", 8), ("cpu", 2), ("gpu", 8)):
+        monkeypatch.setattr(prediction.jax, "default_backend", lambda platform=platform: platform)
+        config.evaluation.batch = asked
+        prediction.make_predictor(config)
+    assert batches == [3, 2, 8]
+
+
 def test_flips_average_the_mirror_images():
     """Logits that grow from left to right: mirrored and averaged, both ends are alike."""
 
