@@ -112,7 +112,11 @@ def make_sliding_window(
     @jax.jit
     def cut(volume: Float[Array, "*s c"], starts: Int[Array, "n r"]) -> Float[Array, "n *patch c"]:
         size = (*patch, volume.shape[-1])
-        return jax.vmap(lambda start: jax.lax.dynamic_slice(volume, (*start, 0), size))(starts)
+
+        def cut_one(start: Int[Array, " r"]) -> Float[Array, "*patch c"]:
+            return jax.lax.dynamic_slice(volume, (*start, np.int32(0)), size)
+
+        return jax.vmap(cut_one)(starts)
 
     def forward(
         variables: Any, batch: tuple[Float[Array, "n *patch c"], Float[Array, " n"]]
@@ -128,7 +132,7 @@ def make_sliding_window(
         starts: Int[Array, "n r"],
     ) -> Float[Array, "*s k"]:
         def add_one(i: Int[Array, ""], total: Float[Array, "*s k"]) -> Float[Array, "*s k"]:
-            corner = (*starts[i], 0)
+            corner = (*starts[i], np.int32(0))
             old = jax.lax.dynamic_slice(total, corner, probabilities.shape[1:])
             return jax.lax.dynamic_update_slice(total, old + probabilities[i], corner)
 

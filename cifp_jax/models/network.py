@@ -83,7 +83,9 @@ def bind(
                     method=method,
                     mutable=["batch_stats"],
                 )
-                stats = moved["batch_stats"]
+                stats = jax.tree.map(
+                    lambda old, new: new.astype(old.dtype), stats, moved["batch_stats"]
+                )
             else:
                 out = model.apply(variables, cast(x), train=False, keys=keys, method=method)
             return out if method == "encode" else out.astype(jnp.float32), stats

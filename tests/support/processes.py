@@ -22,7 +22,13 @@ def _free_port() -> int:
 class Processes:
     """Processes of one run, with two CPU devices each or four of one; `logs` are their output."""
 
-    def __init__(self, folder: pathlib.Path, count: int, flags: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        count: int,
+        flags: Sequence[Sequence[str]],
+        module: str = "cifp_jax.main",
+    ) -> None:
         """Starts `count` processes, number i with `flags[i]`; compiled code lies in `folder`."""
         self.logs = [folder / f"log_{count}_{i}.txt" for i in range(count)]
         environment = os.environ | {
@@ -41,7 +47,7 @@ class Processes:
                 self.children.append(
                     subprocess.Popen(
                         [
-                            *(sys.executable, "-m", "cifp_jax.main", *flags[i]),
+                            *(sys.executable, "-m", module, *flags[i]),
                             *(several if count > 1 else ()),
                         ],
                         cwd=ROOT,
