@@ -5,7 +5,7 @@ from typing import Any
 
 _KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 _CALL = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
-_ARRAY = re.compile(r"\b(?P<type>pred|[a-z]+?(?P<bits>\d+))\[(?P<sides>[\d,]*)\]")
+ARRAY = re.compile(r"\b(?P<type>pred|[a-z]+?(?P<bits>\d+))\[(?P<sides>[\d,]*)\]")
 
 
 def collective_bytes(text: str) -> dict[str, dict[str, int]]:
@@ -19,7 +19,7 @@ def collective_bytes(text: str) -> dict[str, dict[str, int]]:
     """
     found: dict[str, dict[str, int]] = {}
     for call in _CALL.finditer(text):
-        sizes = [_size(array) for array in _ARRAY.finditer(call["result"])]
+        sizes = [array_bytes(array) for array in ARRAY.finditer(call["result"])]
         # The pair of operand and result; `all-reduce-start` has results alone.
         if call["start"] and call["kind"] != "all-reduce":
             sizes = sizes[1:2]
@@ -29,7 +29,7 @@ def collective_bytes(text: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def _size(array: re.Match[str]) -> int:
+def array_bytes(array: re.Match[str]) -> int:
     """Bytes of an array such as `f32[2,3]`."""
     count = 1
     for side in filter(None, array["sides"].split(",")):

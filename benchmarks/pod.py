@@ -1,6 +1,7 @@
-"""What a step needs on a slice of TPU chips, by the TPU's own compiler: `python -m benchmarks.pod`.
+"""What a step needs on TPU chips or a GPU, by their own compilers: `python -m benchmarks.pod`.
 
-No chip is needed: libtpu (`pip install -e '.[tpu]'`) compiles for one that is not there. Each
+No chip is needed: libtpu (`pip install -e '.[tpu]'`) and XLA's compiler for GPUs (`'.[cuda]'`)
+compile for one that is not there; without them their programs end as errors that say so. Each
 program is compiled in a process of its own, for the batch of the protocol on every chip, or on
 every group of chips that share images. Compiled programs are kept in the JSON, so that the command
 goes on where it was stopped. Slices of "cpu" are devices of this computer's CPU, which take a
@@ -9,6 +10,10 @@ minute each: they show what sharing images does to memory and collectives.
 Memory, operations and bytes are the compiler's counts for one chip. Times and efficiencies are
 estimates from published peaks (`benchmarks.peaks`): the roofline of a chip, and the collectives at
 the full speed of its links, one after the other.
+
+Of a GPU, whose compiler does not count operations without one, there are kernels and convolutions
+in their place (`benchmarks.gpu_program`), compiled without the search for fast forms, which would
+need the chip.
 
 Most of compiling for a TPU is the search for the fastest form of every convolution, which changes
 these counts little. `--effort=-1`, the default here, leaves it out; 0 is what a training run gets.
@@ -26,7 +31,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from benchmarks import record
+from benchmarks import gpu_program, record
 from benchmarks.collectives import collective_bytes
 
 # Without these libtpu asks the network for the chips of this machine.
@@ -38,6 +43,7 @@ WITHOUT_CHIPS = {
 }
 SLICES = ("v5e:2x4", "v5e:8x8", "v5p:2x2x2")
 CPU = "cpu:4"
+GPU = "H200:1"
 PROTOCOLS = {"la": 2, "acdc": 12}  # images of each stream
 REMAT = {"la": True, "acdc": False}  # as their configurations have it
 OUT = pathlib.Path("benchmarks/results/pod.json")
@@ -47,7 +53,7 @@ class Cell(NamedTuple):
     """One program.
 
     Attributes:
-      slice: generation and shape of the TPU slice; or cpu, and how many devices.
+      slice: generation and shape of the TPU slice; or cpu or a GPU, and how many devices.
       protocol: a file of `configs/`.
       precision: of images and features.
       space: chips that share each image.
@@ -79,20 +85,30 @@ def cells() -> Iterator[Cell]:
             for space, remat in ((1, not REMAT[protocol]), (4, True), (4, False)):
                 yield Cell(SLICES[0], protocol, precision, space, remat)
     for protocol in PROTOCOLS:
+        for precision in ("bfloat16", "float32"):
+            for remat in (False, True):
+                yield Cell(GPU, protocol, precision, remat=remat)
+    for protocol in PROTOCOLS:
         for space in (1, 2, 4):
             yield Cell(CPU, protocol, "float32", space)
 
 
 def _devices(where: str) -> Any:
-    """The devices of a slice, which are there if it is one of a CPU, and are not if of TPUs."""
+    """The devices of a slice, which are there if it is one of a CPU, and are not otherwise."""
     import jax
     from jax.experimental import topologies
 
+    topology: Any
     kind, _, shape = where.partition(":")
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices("cpu")
-    topology: Any = topologies.get_topology_desc(topology_name=where, platform="tpu")
+    if description := gpu_program.DESCRIPTIONS.get(kind):
+        topology = topologies.get_topology_desc(
+            where, "cuda", target_config=description, topology=f"1x1x{shape}"
+        )
+        return topology.devices
+    topology = topologies.get_topology_desc(topology_name=where, platform="tpu")
     return topology.devices
 
 
@@ -100,8 +116,9 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
     """Compiles one program.
 
     Returns:
-      chips; batch (images of each stream); of one chip temporary_bytes, argument_bytes, flops,
-      bytes, and collectives: number and bytes by kind; lower_s and compile_s.
+      chips; batch (images of each stream); of one chip temporary_bytes, argument_bytes, bytes,
+      flops (of a GPU kernels and convolutions instead), and collectives: number and bytes by kind;
+      lower_s and compile_s.
     """
     import jax
 
@@ -120,18 +137,23 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
     start = time.perf_counter()
     lowered = step.lower(state, checks.batch_shapes(config), None)
     between = time.perf_counter()
-    compiled = lowered.compile()
+    on_gpu = cell.slice.partition(":")[0] in gpu_program.DESCRIPTIONS
+    compiled = lowered.compile(gpu_program.OPTIONS if on_gpu else None)
     end = time.perf_counter()
     memory: Any = compiled.memory_analysis()
-    cost: Any = compiled.cost_analysis()
+    text = compiled.as_text()
+    if on_gpu:
+        cost: Any = gpu_program.count(text)._asdict()
+    else:
+        known: Any = compiled.cost_analysis()
+        cost = {"flops": known["flops"], "bytes": known["bytes accessed"]}
     return {
         "chips": mesh.size,
         "batch": size,
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
-        "flops": cost["flops"],
-        "bytes": cost["bytes accessed"],
-        "collectives": collective_bytes(compiled.as_text()),
+        **cost,
+        "collectives": collective_bytes(text),
         "lower_s": between - start,
         "compile_s": end - between,
     }

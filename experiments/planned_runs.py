@@ -20,8 +20,8 @@ METHODS = (
 )
 LABELED = {"acdc": (7, 3), "la": (8, 4, 16)}
 FOLDERS = {"acdc": "ACDC", "la": "LA"}
-# Of `configs/<data>.py`: for two CPU cores, and the published scale.
-BUDGETS = ("cpu", "full")
+# Of `configs/<data>.py`: for two CPU cores, for one GPU, and the published scale.
+BUDGETS = ("cpu", "gpu", "full")
 
 # Each switch of CIFP, one away from its default. Checkpoint rule, largest component, the rule for
 # missed classes and the evaluated weights need no run of their own: a result holds the last and the
@@ -65,7 +65,7 @@ class Cell(NamedTuple):
 
     @property
     def variant(self) -> str:
-        """Variant of that configuration: full, cpu, 2d or 3d."""
+        """Variant of that configuration: full, cpu, gpu, 2d or 3d."""
         return self.config.partition(".py:")[2]
 
 

@@ -1,14 +1,16 @@
-"""Tables of what the TPU's compiler said: `benchmarks/results/pod.json`."""
+"""Tables of what the compilers for TPUs and GPUs said: `benchmarks/results/pod.json`."""
 
 import pathlib
 from typing import Any
 
+from benchmarks.gpu_program import DESCRIPTIONS
 from benchmarks.peaks import PEAKS, Peaks, roofline
 from experiments.report import markdown
 from experiments.result_tables import load
 
 POD = pathlib.Path("benchmarks/results/pod.json")
 CHIPS = (1, 8, 64, 256)
+TPUS = ("v5e", "v5p")
 
 
 def exchange(peaks: Peaks, sent: float, chips: int) -> float:
@@ -19,10 +21,10 @@ def exchange(peaks: Peaks, sent: float, chips: int) -> float:
     return 2 * (chips - 1) / chips * sent / peaks.interconnect_bytes_per_s
 
 
-def _programs(*, cpu: bool = False) -> dict[str, dict[str, Any]]:
-    """What was compiled for chips, or for devices of a CPU, by its name."""
+def _programs(*kinds: str) -> dict[str, dict[str, Any]]:
+    """What was compiled for these kinds of device, by its name."""
     known = load(POD)["programs"] if POD.exists() else {}
-    return {name: of for name, of in known.items() if of["slice"].startswith("cpu") == cpu}
+    return {name: of for name, of in known.items() if of["slice"].split(":")[0] in kinds}
 
 
 def _table(programs: dict[str, dict[str, Any]]) -> str:
@@ -51,19 +53,19 @@ def _table(programs: dict[str, dict[str, Any]]) -> str:
 
 
 def pod() -> str:
-    """Each program for a chip."""
-    return _table(_programs())
+    """Each program for a chip of a TPU."""
+    return _table(_programs(*TPUS))
 
 
 def partitions() -> str:
     """Each program for one of a CPU's devices, some of which share images."""
-    return _table(_programs(cpu=True))
+    return _table(_programs("cpu"))
 
 
 def efficiency() -> str:
     """Estimated time of a step, and how much of it is left for computing on more chips."""
     rows = []
-    for name, of in _programs().items():
+    for name, of in _programs(*TPUS).items():
         if "error" in of or of["space"] > 1:
             continue
         peaks = PEAKS[of["slice"].split(":")[0]]
@@ -75,4 +77,29 @@ def efficiency() -> str:
     return markdown(head, rows)
 
 
-TABLES = {"pod": pod, "pod_efficiency": efficiency, "partitions": partitions}
+def gpu() -> str:
+    """Each program for a GPU, and the least time that its bytes take."""
+    rows = []
+    for name, of in _programs(*DESCRIPTIONS).items():
+        if "error" in of:
+            rows.append([name, of["error"], *[""] * 5])
+            continue
+        chip = of["slice"].split(":")[0]
+        held = (of["temporary_bytes"] + of["argument_bytes"]) / 1e9
+        least = of["bytes"] / PEAKS[chip].hbm_bytes_per_s
+        rows.append(
+            [
+                name,
+                f"{held:.1f} of {PEAKS[chip].hbm_bytes / 1e9:.0f}",
+                f"{of['bytes'] / 1e9:.1f}",
+                f"{1000 * least:.1f}",
+                f"{of['kernels']:,}",
+                str(of["convolutions"]),
+                f"{of['lower_s']:.0f} + {of['compile_s']:.0f}",
+            ]
+        )
+    head = ["program", "memory, GB", "bytes, 1e9", "these at full speed, ms", "kernels"]
+    return markdown([*head, "of them convolutions", "tracing + compiling, s"], rows)
+
+
+TABLES = {"pod": pod, "gpu": gpu, "pod_efficiency": efficiency, "partitions": partitions}

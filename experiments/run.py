@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--budget",
         choices=planned_runs.BUDGETS,
         default="cpu",
-        help="the scale: cpu (two cores) or full",
+        help="the scale: cpu (two cores), gpu (one) or full",
     )
     parser.add_argument("--seeds", default="0", help="for example 0,1,2")
     parser.add_argument("--only", default="", help="parts of cell names, for example cifp,acdc3")

@@ -10,8 +10,8 @@ from cifp_jax.methods import METHODS
 from cifp_jax.training import build, checks, run_folder
 
 VARIANTS = [
-    *(("acdc", v) for v in ("full", "cpu")),
-    *(("la", v) for v in ("full", "cpu")),
+    *(("acdc", v) for v in ("full", "cpu", "gpu")),
+    *(("la", v) for v in ("full", "cpu", "gpu")),
     *(("demo", v) for v in ("2d", "3d")),
 ]
 

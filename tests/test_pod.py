@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from benchmarks import pod
+from benchmarks import gpu_program, pod
 from benchmarks.collectives import collective_bytes
 from benchmarks.peaks import PEAKS
 from experiments import pod_tables
@@ -50,3 +50,37 @@ def test_slices_are_compiled_as_their_protocols_are_set():
     for protocol, remat in pod.REMAT.items():
         config = importlib.import_module(f"configs.{protocol}").get_config()
         assert config.training.remat == remat
+
+
+GPU_PROGRAM = """HloModule jit_step
+
+%fused (p: f32[4]) -> f32[4] {
+  ROOT %n = f32[4]{0} negate(%p)
+}
+
+%body.1 (p: (s32[], bf16[8])) -> (s32[], bf16[8]) {
+  %p = (s32[], bf16[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[8]{0} get-tuple-element(%p), index=1
+  %f = bf16[8]{0} fusion(%x), kind=kLoop, calls=%fused
+  ROOT %t = (s32[], bf16[8]{0}) tuple(%i, %f)
+}
+
+ENTRY %main.2 (x.1: f32[4,2], w.1: f32[3]) -> f32[4] {
+  %x.1 = f32[4,2]{1,0} parameter(0), sharding={replicated}
+  %w.1 = f32[3]{0} parameter(1)
+  %c = (f32[4]{0}, u8[10]{0}) custom-call(%x.1, %w.1), custom_call_target="__cudnn$convForward"
+  %r = f32[4]{0} get-tuple-element(%c), index=0
+  %l = (s32[], bf16[8]{0}) while(%s), condition=%cond.1, body=%body.1, metadata={}
+  ROOT %o = f32[4]{0} fusion(%r, %w.1), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_kernels_of_a_gpus_program():
+    # The convolution reads 8 and 3 numbers and writes 4 and ten bytes; one turn of the loop reads
+    # and writes 8 numbers of two bytes; the last kernel reads 4 and 3 numbers and writes 4.
+    expected = ((8 + 3 + 4) * 4 + 10) + 2 * 8 * 2 + (4 + 3 + 4) * 4
+    assert gpu_program.count(GPU_PROGRAM) == (3, expected, 1)
+    with pytest.raises(ValueError, match="no entry computation"):
+        gpu_program.count("HloModule empty")
