@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="LA: cut scans around their true mask as the field does, which tells where it is",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="scans read at once, each in memory")
+    parser.add_argument("--jobs", type=int, default=2, help="scans read at once, each in memory")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifp_jax.scans import geometry
-from cifp_jax.scans.preparation import Preparation
+from cifp_jax.scans.preparation import Preparation, mask_values
 from cifp_jax.scans.volumes import Volume
 from tests.support.scans import ARRAY, OBLIQUE
 
@@ -100,3 +100,21 @@ def test_values_stand_for_classes():
     np.testing.assert_array_equal(prepare.to_mask(label), mask.array)
     assert prepare.named(3) == {0: "background", 4: "rim", 1: "core"}
     assert Preparation().named(2) == {0: "background", 1: "class 1"}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[3, 0], [0, 7]], np.uint8),
+        np.array([True, False, True]),
+        np.array([1.0, 1.0, 2.5]),
+        np.array([-1, 2, 2], np.int16),
+        np.array([2**40, 1, 1]),  # too large to count by place
+    ],
+)
+def test_mask_values_are_numpys_unique_ones(array):
+    values, counts = mask_values(array)
+    expected_values, expected_counts = np.unique(array, return_counts=True)
+    np.testing.assert_array_equal(values, expected_values)
+    np.testing.assert_array_equal(counts, expected_counts)
+    assert values.dtype == array.dtype

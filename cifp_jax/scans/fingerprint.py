@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from cifp_jax.host import in_order
 from cifp_jax.scans import readers, segmentations, volumes
-from cifp_jax.scans.preparation import MOST_VALUES, Preparation, intensity_range
+from cifp_jax.scans.preparation import MOST_VALUES, Preparation, intensity_range, mask_values
 from cifp_jax.scans.raw_folders import RawCase, RawData
 from cifp_jax.scans.segmentations import Segmentation
 from cifp_jax.scans.volumes import Volume
@@ -111,7 +111,7 @@ def read_pair(
 
 
 def _whole_values(mask: Volume) -> dict[int, int]:
-    values, counts = np.unique(mask.array, return_counts=True)
+    values, counts = mask_values(mask.array)
     if not np.all(np.isfinite(values)) or np.any(values % 1) or values.min() < 0:
         raise ValueError(
             f"{mask.path}: a mask holds whole numbers from 0, this one {values[:5].tolist()}. "

@@ -12,7 +12,20 @@ from cifp_jax.scans import geometry
 from cifp_jax.scans.volumes import Volume, check_oriented, refuse
 
 MOST_VALUES = 256  # of masks: classes are stored as 8 bits
+_FEW_VALUES = 2**16  # of whole numbers, which are counted faster than sorted
 _LARGEST = 1e10  # no scanner gives more; a voxel that does would flatten all others
+
+
+def mask_values(
+    array: Shaped[np.ndarray, "*s"],
+) -> tuple[Shaped[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
+    """The values of a mask, rising, and how many voxels have each: `np.unique`, in less time."""
+    whole = np.issubdtype(array.dtype, np.integer) and array.size
+    if not whole or array.min() < 0 or array.max() >= _FEW_VALUES:
+        return np.unique(array, return_counts=True)
+    counts = np.bincount(array.ravel())
+    values = np.flatnonzero(counts)
+    return values.astype(array.dtype), counts[values]
 
 
 def intensity_range(
@@ -150,7 +163,7 @@ class Preparation:
           ValueError: values that are not whole numbers, or that stand for no class.
         """
         values = np.array(self.label_values or range(classes))
-        found = np.unique(mask.array)
+        found, _ = mask_values(mask.array)
         unknown = found[~np.isin(found, values)]
         if mask.array.ndim != 3 or len(unknown):
             raise ValueError(
