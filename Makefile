@@ -13,9 +13,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/python -m cifp_jax.main --config=configs/demo.py --workdir=runs/demo
 
-# Everything but the tests marked slow.
+# Everything but the tests marked slow, two at a time.
 test: .venv/ready
-	$(BIN)/python -m pytest -m 'not slow' $(TEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(TEST_FLAGS)
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow $(TEST_FLAGS)

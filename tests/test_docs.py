@@ -29,7 +29,7 @@ RECORDS = [
 ]
 # Options of pytest, pip, git, docker and Slurm, and those of any command.
 FOREIGN = {"data", "help", "constraint", "editable", "no-deps", "array", "time", "gres", "wrap"}
-FOREIGN |= {"build-arg", "rm", "user", "gpus"}
+FOREIGN |= {"build-arg", "rm", "user", "gpus", "xla_gpu_autotune_level"}
 
 
 def text(page):
