@@ -234,6 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "acdc_cpu": lambda: by_class("acdc_cpu", "RV / myocardium / LV"),
     "la_cpu": lambda: by_class("la_cpu", "left atrium"),
     "ablation_cpu": lambda: ablation("ablation_cpu", 3),
+    "ablation_cpu_second_network": lambda: ablation("ablation_cpu_second_network", 3),
     "ablation_cpu_7": lambda: ablation("ablation_cpu", 7),
     "ablation_cpu_la": lambda: ablation("ablation_cpu", 8),
     "all_labels": all_labels,

@@ -8,7 +8,6 @@ import pathlib
 import pytest
 from flax.traverse_util import flatten_dict
 
-from cifp_jax.config import default_config
 from cifp_jax.training import checks
 from experiments import collect, planned_runs, published, report, run, seed_groups
 from experiments.stop import Stop
@@ -49,7 +48,8 @@ def test_the_tables_hold_every_method_and_the_protocols_numbers():
     assert {c.label for c in planned_runs.cells("smoke", "full", (0,))} == set(METHODS)
     first = [c.name for c in planned_runs.cells("acdc", "full", (0, 1))[:3]]
     assert first == ["acdc7_cifp_seed0", "acdc3_cifp_seed0", "acdc7_supervised_seed0"]
-    defaults = flatten_dict(default_config().to_dict(), sep=".")
+    acdc = importlib.import_module("configs.acdc").get_config()
+    defaults = flatten_dict(acdc.to_dict(), sep=".")
     for label, settings in planned_runs.ABLATIONS.items():
         assert len(settings) == (label != "default")
         for key, value in settings.items():
