@@ -17,6 +17,8 @@ from cifp_jax.config import Config, default_config, set_where_present
 
 
 def get_config(variant: str = "full") -> Config:
+    if variant not in ("full", "cpu", "gpu"):
+        raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: full, cpu, gpu.")
     config = default_config()
     config.data.name = "acdc"
     config.data.root = "data/ACDC"
@@ -31,25 +33,23 @@ def get_config(variant: str = "full") -> Config:
     for name in ("mean_teacher", "ua_mt", "cps"):
         config.methods[name].ramp_steps = 30_000
     config.methods.ua_mt.threshold_steps = 30_000
-    if variant in ("cpu", "gpu"):
+    if variant != "full":
         config.data.center_crop = 160
-        config.data.patch_size = (112, 112) if variant == "cpu" else (160, 160)
         config.data.interpolation = "linear"
-        if variant == "cpu":
-            config.data.batch_labeled = config.data.batch_unlabeled = 4
         config.augmentation.name = "strong"
         config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.01)
         config.optimizer.update(schedule="cosine", warmup_steps=200, clip=1.0)
-        config.training.steps = 6000
-        config.training.evaluate_every = config.training.checkpoint_every = 500
         # A short budget wants a ramp, and a pre-training, over a third of it. Pseudo labels of an
         # untrained teacher hold nothing but background.
         config.training.supervised_steps = 2000
         set_where_present(config.methods, ramp_steps=2000, pretrain_steps=2000)
-        config.methods.ua_mt.threshold_steps = 6000
+    if variant == "cpu":
+        config.data.patch_size = (112, 112)
+        config.data.batch_labeled = config.data.batch_unlabeled = 4
+        config.training.steps = config.methods.ua_mt.threshold_steps = 6000
+        config.training.evaluate_every = config.training.checkpoint_every = 500
     if variant == "gpu":
+        config.data.patch_size = (160, 160)
         config.training.steps = config.methods.ua_mt.threshold_steps = 7000
         config.training.evaluate_every = config.training.checkpoint_every = 1000
-    elif variant not in ("full", "cpu"):
-        raise ValueError(f"configs/acdc.py has no variant {variant!r}; known: full, cpu, gpu.")
     return config

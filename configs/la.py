@@ -17,6 +17,8 @@ from cifp_jax.config import Config, default_config, set_where_present
 
 
 def get_config(variant: str = "full") -> Config:
+    if variant not in ("full", "cpu", "gpu"):
+        raise ValueError(f"configs/la.py has no variant {variant!r}; known: full, cpu, gpu.")
     config = default_config()
     config.data.name = "la"
     config.data.root = "data/LA"
@@ -41,33 +43,28 @@ def get_config(variant: str = "full") -> Config:
     # There is one atrium. The scripts of the field differ in this: it is worth up to 0.4 Dice.
     config.evaluation.largest_component = "class"
     config.methods.cifp.largest_component = "class"
-    if variant in ("cpu", "gpu"):
+    if variant != "full":
         config.data.validation = 10
         config.augmentation.name = "strong"
         config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.01)
         config.optimizer.update(schedule="cosine", warmup_steps=100, clip=1.0)
         # A short budget wants a pre-training: pseudo labels of an untrained teacher hold nothing
         # but background.
+        steps, supervised, ramp = (1400, 800, 600) if variant == "cpu" else (4500, 1500, 1000)
+        config.training.update(steps=steps, supervised_steps=supervised)
+        set_where_present(
+            config.methods, ramp_steps=ramp, pretrain_steps=supervised, threshold_steps=steps
+        )
     if variant == "cpu":
         config.data.downsample = 3
         config.data.patch_size = (64, 48, 32)
         config.data.batch_labeled = config.data.batch_unlabeled = 4
-        config.training.steps = 1400
         config.training.evaluate_every = config.training.checkpoint_every = 200
-        config.training.supervised_steps = 800
-        set_where_present(config.methods, ramp_steps=600, pretrain_steps=800, threshold_steps=1400)
         config.evaluation.stride = (32, 24, 16)
-    elif variant == "gpu":
+    if variant == "gpu":
         config.precision = "bfloat16"
         config.data.on_device = True
         config.training.remat = False
-        config.training.steps = 4500
         config.training.checkpoint_every = 500
-        config.training.supervised_steps = 1500
-        set_where_present(
-            config.methods, ramp_steps=1000, pretrain_steps=1500, threshold_steps=4500
-        )
         config.evaluation.stride = (56, 56, 40)
-    elif variant != "full":
-        raise ValueError(f"configs/la.py has no variant {variant!r}; known: full, cpu, gpu.")
     return config
