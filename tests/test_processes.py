@@ -43,20 +43,20 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(
-    folder: pathlib.Path,
-    name: str,
-    count: int,
-    *own: str,
-    module: str = "cifp_jax.main",
-    **settings,
-) -> Processes:
-    """Starts a run in `folder/name`; `own` are flags of the last process alone."""
+def flags(folder: pathlib.Path, name: str, settings: dict) -> list[str]:
+    """Of a run in `folder/name`."""
     data = "la" if "data.downsample" in settings else "acdc"
-    root = {"data.root": folder / data.upper()}
-    shared = [f"--config=configs/{data}.py", f"--workdir={folder / name}"]
-    shared += [f"--config.{k}={v}" for k, v in {**SETTINGS, **root, **settings}.items()]
-    return Processes(folder, count, [shared] * (count - 1) + [[*shared, *own]], module)
+    settings = {**SETTINGS, "data.root": folder / data.upper(), **settings}
+    return [
+        *(f"--config=configs/{data}.py", f"--workdir={folder / name}"),
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+    ]
+
+
+def start(folder: pathlib.Path, name: str, count: int, *own: str, **settings) -> Processes:
+    """Starts a run in `folder/name`; `own` are flags of the last process alone."""
+    shared = flags(folder, name, settings)
+    return Processes(folder, count, [shared] * (count - 1) + [[*shared, *own]])
 
 
 def state_of(workdir: pathlib.Path):
@@ -154,7 +154,8 @@ def test_two_processes_with_scans_on_the_device(folder):
         **{"training.steps": 4, "training.evaluate_every": 2, "method.name": "cifp"},
     }
     for name, count in (("scans_one", 1), ("scans_two", 2)):
-        run = start(folder, name, count, module="tests.support.double_precision", **settings)
+        shared = [flags(folder, name, settings)] * count
+        run = Processes(folder, count, shared, "tests.support.double_precision")
         assert run.ended(500) == [0] * count, [log.read_text() for log in run.logs]
     check_same(folder / "scans_one", folder / "scans_two")
 
