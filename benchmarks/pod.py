@@ -98,17 +98,16 @@ def _devices(where: str) -> Any:
     import jax
     from jax.experimental import topologies
 
-    topology: Any
     kind, _, shape = where.partition(":")
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices("cpu")
     if description := gpu_program.DESCRIPTIONS.get(kind):
-        topology = topologies.get_topology_desc(
+        topology: Any = topologies.get_topology_desc(
             where, "cuda", target_config=description, topology=f"1x1x{shape}"
         )
-        return topology.devices
-    topology = topologies.get_topology_desc(topology_name=where, platform="tpu")
+    else:
+        topology = topologies.get_topology_desc(topology_name=where, platform="tpu")
     return topology.devices
 
 

@@ -23,7 +23,7 @@ def mask_values(
     whole = np.issubdtype(array.dtype, np.integer) and array.size
     if not whole or array.min() < 0 or array.max() >= _FEW_VALUES:
         return np.unique(array, return_counts=True)
-    counts = np.bincount(array.ravel())
+    counts = np.bincount(array.ravel().astype(np.intp))
     values = np.flatnonzero(counts)
     return values.astype(array.dtype), counts[values]
 
