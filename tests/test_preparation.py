@@ -106,7 +106,7 @@ def test_values_stand_for_classes():
     "array",
     [
         np.array([[3, 0], [0, 7]], np.uint8),
-        np.array([[3, 0], [0, 7]], np.uint64),  # which NumPy does not count as they are
+        np.array([[3, 0], [0, 7]], np.uint64),  # which NumPy 2.0 does not count as they are
         np.array([True, False, True]),
         np.array([1.0, 1.0, 2.5]),
         np.array([-1, 2, 2], np.int16),
