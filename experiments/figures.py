@@ -21,8 +21,8 @@ from experiments import (
 PAGES = (
     *("README.md", "benchmarks/RESULTS.md", "docs/start.md", "docs/howto/label_next.md"),
     *("docs/howto/own_data.md", "docs/howto/short_slots.md", "experiments/weights/README.md"),
-    *("experiments/results/README.md", "experiments/results/core_search.md"),
-    *("experiments/results/first_form/README.md", "docs/explanation/scaling.md"),
+    *("docs/explanation/scaling.md", "experiments/results/core_search.md"),
+    *(page.as_posix() for page in sorted(pathlib.Path("experiments/results").rglob("README.md"))),
     *(card.as_posix() for card in sorted(pathlib.Path("docs/models").glob("*.md"))),
 )
 TABLES = (
