@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
@@ -93,8 +94,19 @@ def end(message: str, status: int = 1) -> NoReturn:
     JAX's farewell, which waits for those that have ended, is left out.
     """
     sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
+    if message:
+        print(message, file=sys.stderr, flush=True)
     os._exit(status)
+
+
+def asked_to_end() -> bool:
+    """Whether one of several processes has had a SIGTERM, which JAX tells the others of."""
+    # jax.experimental.multihost_utils can be asked once a step only, by all processes alike.
+    client = distributed.global_state.client
+    try:
+        return client is not None and bool(client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE"))
+    except jax.errors.JaxRuntimeError:  # there is no such key
+        return False
 
 
 def first() -> bool:

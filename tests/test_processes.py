@@ -94,7 +94,7 @@ def test_two_processes_are_stopped_and_one_goes_on_to_the_same_end(folder):
     assert whole.ended() == [0], whole.logs[0].read_text()
 
     two = start(folder, "two", 2)
-    two.until("parameters")
+    two.until(f"4/{STEPS}")  # a validation comes next
     two.send(1, signal.SIGTERM)  # only one of them is told
     assert two.ended(60) == [os.EX_TEMPFAIL] * 2, [log.read_text() for log in two.logs]
     assert "stopped and saved; the same command goes on" in two.logs[0].read_text()

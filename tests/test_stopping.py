@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.support.processes import free_port
+
 # A minute or more inside of one call, which lets other threads run as a compiler does.
 SCRIPT = """
 import hashlib
@@ -45,3 +47,30 @@ def test_a_signal_ends_a_process_that_is_the_runs_alone(number, may_exit, rounds
         finally:
             process.kill()
     assert process.returncode == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_processes_end_together_whichever_is_told(number):
+    join = f"from cifp_jax import processes; processes.join('127.0.0.1:{free_port()}', 2, {{}})"
+    script = SCRIPT.format(may_exit=True, rounds=10**9)
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"{join.format(index)}\n{script}"],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        for process in both:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begins\n"
+        both[1].send_signal(number)
+        said = [process.communicate(timeout=30)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [os.EX_TEMPFAIL] * 2
+    assert ["in a compilation" in text for text in said] == [True, False]

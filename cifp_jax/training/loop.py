@@ -208,6 +208,8 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
         train_step = early if step < training.supervised_steps else late
         with _compilation(run) if compiles else contextlib.nullcontext():
             state, metrics = train_step(state, batch, run.scans)
+            # Then all processes have compiled it.
+            jax.block_until_ready(metrics if compiles else ())
         step += 1
         pending.append(metrics)
         # Of slow steps a device would queue minutes, which a signal would have to wait for.

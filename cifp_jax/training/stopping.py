@@ -1,8 +1,10 @@
 """A run that is asked to end (SIGINT, SIGTERM), and does so where nothing is lost."""
 
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,7 @@ from cifp_jax import processes
 # Exit status of a run that a signal has stopped: the same command goes on. sysexits.h calls it a
 # temporary failure, and schedulers can be told to start such a job again.
 RESUME = os.EX_TEMPFAIL
+_ASKED_EVERY = 1  # second: of several processes, whether one was told to end
 
 
 class Stopped(Exception):
@@ -84,16 +87,15 @@ class Signals:
         waits for the signals, which Python writes to a pipe as they come. All must be saved that
         is to last.
 
-        Several processes do not exit: a lone one that ends is a failure to the others.
+        Several processes end together, whichever was signalled. All of them have to leave this
+        at one time: a lone one that ends is a failure to the others.
         """
-        if not self._may_exit or processes.several():
+        if not self._may_exit:
             yield
             return
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        # The other end is closed where none came: then there is nothing to read.
-        watch = lambda: os.read(reader, 1) and processes.end(message, RESUME)  # noqa: E731
-        watcher = threading.Thread(target=watch, daemon=True)
+        watcher = threading.Thread(target=_watch, args=(reader, message), daemon=True)
         before = signal.set_wakeup_fd(writer)
         watcher.start()
         try:
@@ -106,3 +108,23 @@ class Signals:
             os.close(writer)
             watcher.join()
             os.close(reader)
+
+
+def _watch(pipe: int, message: str) -> None:
+    """Ends the process after a signal; returns where the other end of `pipe` is closed."""
+    while True:
+        ready, _, _ = select.select([pipe], [], [], _ASKED_EVERY)
+        read = os.read(pipe, 1) if ready else None
+        if read == b"":
+            return
+        if not processes.several():
+            if read:
+                processes.end(message, RESUME)
+            continue
+        if read:
+            # SIGINT: of SIGTERM alone JAX tells the other processes.
+            os.kill(os.getpid(), signal.SIGTERM)
+        if processes.asked_to_end():
+            # The others have to see it too, and the first process, which tells them, ends last.
+            time.sleep((3 if processes.first() else 2) * _ASKED_EVERY)
+            processes.end(message if processes.first() else "", RESUME)

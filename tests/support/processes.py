@@ -13,7 +13,8 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback address that nobody listens at."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
@@ -39,7 +40,7 @@ class Processes:
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "PYTHONUNBUFFERED": "1",
         }
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         self.children: list[subprocess.Popen[Any]] = []
         for i, log in enumerate(self.logs):
             several = (f"--coordinator={address}", f"--processes={count}", f"--process={i}")
