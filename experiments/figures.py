@@ -19,8 +19,9 @@ from experiments import (
 )
 
 PAGES = (
-    *("README.md", "benchmarks/RESULTS.md", "docs/start.md", "docs/howto/label_next.md"),
-    *("docs/howto/own_data.md", "docs/howto/short_slots.md", "experiments/weights/README.md"),
+    *("README.md", "benchmarks/RESULTS.md", "benchmarks/TRIED.md", "docs/start.md"),
+    *("docs/howto/label_next.md", "docs/howto/own_data.md", "docs/howto/short_slots.md"),
+    "experiments/weights/README.md",
     *("docs/explanation/scaling.md", "experiments/results/core_search.md"),
     *(page.as_posix() for page in sorted(pathlib.Path("experiments/results").rglob("README.md"))),
     *(card.as_posix() for card in sorted(pathlib.Path("docs/models").glob("*.md"))),

@@ -12,7 +12,7 @@ from cifp_jax.inference.released import released
 from cifp_jax.inference.weights import load_weights
 from experiments.published import PUBLISHED
 from experiments.report import markdown, row
-from experiments.seed_groups import RESULTS, Group, group, read, reference, spread
+from experiments.seed_groups import RESULTS, Group, group, read, spread
 
 FIGURES = ("Dice %", "Jaccard %", "95HD", "ASD", "missed")
 
@@ -50,17 +50,31 @@ def groups(folder: pathlib.Path, labeled: int) -> list[Group]:
     return [one for one in group(read(folder)) if one.labeled == labeled]
 
 
-def main_table(folder: str, labeled: int) -> str:
-    """Supervised training beside CIFP at both resolutions of a folder such as `acdc_cpu`."""
-    found = {one.label: one for one in groups(RESULTS / folder, labeled)}
+def main_table(folder: str, *counts: int) -> str:
+    """Supervised training beside CIFP at both resolutions of a folder such as `acdc_cpu`.
+
+    Args:
+      folder: of the runs.
+      counts: of labelled patients, each with rows of its own.
+    """
     rows = []
-    for then, longer in (("", ""), ("then ", ", longer")):
-        base = found[f"supervised{longer}"]
-        side = then + sides(next(iter(base.runs.values())))
-        for name, label in (("supervised", "supervised only"), ("cifp", "CIFP")):
-            _, *figures, _, checkpoint, steps, _, time = row(found[f"{name}{longer}"], base)
-            rows.append([f"{label}, {side}", *figures, checkpoint, steps, time])
-    head = ["", *FIGURES, "Dice minus supervised's (seeds)", "checkpoint", "steps", "time"]
+    for labeled in counts:
+        found = {one.label: one for one in groups(RESULTS / folder, labeled)}
+        for then, longer in (("", ""), ("then ", ", longer")):
+            base = found[f"supervised{longer}"]
+            side = then + sides(next(iter(base.runs.values())))
+            for name, label in (("supervised", "supervised only"), ("cifp", "CIFP")):
+                _, *figures, _, checkpoint, steps, _, time = row(found[f"{name}{longer}"], base)
+                rows.append([str(labeled), f"{label}, {side}", *figures, checkpoint, steps, time])
+    head = [
+        "labelled",
+        "",
+        *FIGURES,
+        "Dice minus supervised's (seeds)",
+        "checkpoint",
+        "steps",
+        "time",
+    ]
     return markdown(head, rows)
 
 
@@ -86,12 +100,23 @@ def by_class(folder: str, classes: str) -> str:
     return markdown(head, rows)
 
 
-def ablation(folder: str, labeled: int) -> str:
-    """CIFP with one switch away from its default at a time, on the seeds that both have."""
+def ablation(folder: str, labeled: int, form: str = "default") -> str:
+    """One switch away from a form of CIFP at a time, on the seeds that both have.
+
+    Args:
+      folder: of the runs.
+      labeled: patients or scans.
+      form: label of what the others are compared with. Of another form than the default there are
+        its own switches, "criterion=ce_dice, gamma=0", and supervised training.
+    """
     found = groups(RESULTS / folder, labeled)
-    base = reference(found)
+    base = next(one for one in found if one.label == form)
     rows = []
     for one in found:
+        if form == "default" and one.label.startswith(f"{BOTH_LOSSES}, "):
+            continue
+        if form != "default" and not one.label.startswith((form, "supervised alone")):
+            continue
         seeds = [seed for seed in one.runs if seed in base.runs]
         cells = [one.label, ", ".join(map(str, seeds))]
         for rule in ("last", "best"):
@@ -107,11 +132,14 @@ def ablation(folder: str, labeled: int) -> str:
     return markdown(["", "seeds", "Dice %, last", minus, "best", minus], rows)
 
 
+# The label of the form that was ACDC's default until the cross entropy alone was.
+BOTH_LOSSES = "criterion=ce_dice"
+
 # By what they start from: runs with the labelled scans alone, with CIFP, and with all labels.
 ALL_LABELS = {
     "ACDC 7, 112 x 112, from `acdc7_supervised_0`": (
         "ablation_cpu/acdc7_supervised_alone_seed0",
-        "ablation_cpu/acdc7_criterion=ce_seed0",
+        "ablation_cpu/acdc7_default_seed0",
         "ablation_cpu/acdc70_supervised_seed0",
     ),
     "ACDC 7, 160 x 160, from `acdc-7-supervised`": (
@@ -230,13 +258,15 @@ def weights() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "acdc": lambda: main_table("acdc_cpu", 7),
+    "acdc": lambda: main_table("acdc_cpu", 3, 7),
     "acdc_cpu": lambda: by_class("acdc_cpu", "RV / myocardium / LV"),
     "la_cpu": lambda: by_class("la_cpu", "left atrium"),
-    "ablation_cpu": lambda: ablation("ablation_cpu", 3),
-    "ablation_cpu_second_network": lambda: ablation("ablation_cpu_second_network", 3),
-    "ablation_cpu_7": lambda: ablation("ablation_cpu", 7),
-    "ablation_cpu_la": lambda: ablation("ablation_cpu", 8),
+    "ablation_3": lambda: ablation("ablation_cpu_second_network", 3),
+    "ablation_7": lambda: ablation("ablation_cpu", 7),
+    "ablation_la": lambda: ablation("ablation_cpu", 8),
+    "ablation_3_both_losses": lambda: ablation("ablation_cpu", 3, BOTH_LOSSES),
+    "ablation_3_both_losses_again": lambda: ablation("ablation_cpu_second_network", 3, BOTH_LOSSES),
+    "ablation_7_both_losses": lambda: ablation("ablation_cpu", 7, BOTH_LOSSES),
     "all_labels": all_labels,
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,

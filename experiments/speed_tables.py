@@ -2,16 +2,19 @@
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.report import markdown
 from experiments.result_tables import load, paragraph, recorded
 
 SPEED = pathlib.Path("benchmarks/results")
-# Of the present form of CIFP, by kind of CPU, and with pixels in pairs; what else is kept is of its
-# first form.
-PRESENT = ("step_avx512", "step_avx2", "step_amx", "step_pairs")
+# Of the present form of CIFP, by kind of CPU; what else is kept is of its first form.
+PRESENT = {
+    "step_avx512": "AMD, AVX-512",
+    "step_avx2": "AMD, AVX2",
+    "step_amx": "Intel, AVX-512 and AMX",
+}
 
 
 def _measured() -> dict[str, dict[str, Any]]:
@@ -20,18 +23,36 @@ def _measured() -> dict[str, dict[str, Any]]:
     return {row["work"]: row for name in names for row in load(SPEED / f"{name}.json")["rows"]}
 
 
+def _ratio(row: Mapping[str, Any]) -> str:
+    """Of a measured row, with the range over its turns."""
+    sides = (row[name]["seconds"] for name in ("cifp_jax", "pytorch"))
+    turns = [ours / other for ours, other in zip(*sides, strict=True)]
+    return f"{row['ratio']:.2f} ({between(min(turns), max(turns))})"
+
+
+def now() -> str:
+    """Ratios to PyTorch's time of the newest measurements, by kind of CPU."""
+    kinds = {
+        kind: {row["work"]: _ratio(row) for row in load(SPEED / f"{name}.json")["rows"]}
+        for name, kind in PRESENT.items()
+    }
+    newest = next(iter(kinds.values()))
+    newest |= {row["work"]: _ratio(row) for row in load(SPEED / "inference.json")["rows"]}
+    rows = [[work, *(found.get(work, "") for found in kinds.values())] for work in newest]
+    return markdown(["work", *kinds], rows)
+
+
 def present(name: str) -> str:
     """Training steps of the present form beside PyTorch's, on one kind of CPU."""
     rows = []
     for row in load(SPEED / f"{name}.json")["rows"]:
         ours, other = row["cifp_jax"], row["pytorch"]
-        turns = [a / b for a, b in zip(ours["seconds"], other["seconds"], strict=True)]
         rows.append(
             [
                 row["work"],
                 f"{ours['median_s']:.2f}",
                 f"{other['median_s']:.2f}",
-                f"{row['ratio']:.2f} ({between(min(turns), max(turns))})",
+                _ratio(row),
                 f"{ours['peak_memory'] / 1e9:.1f} ({other['peak_memory'] / 1e9:.1f})",
             ]
         )
@@ -48,9 +69,11 @@ def ratios() -> dict[str, tuple[float, float]]:
     for work, value in tables["second_cpu"]["rows"]:
         found[work].append(value)
     found = {work: [] if "CIFP" in work else values for work, values in found.items()}
-    for name in (*PRESENT, "inference_pairs"):
-        for row in load(SPEED / f"{name}.json")["rows"]:
-            found.setdefault(row["work"], []).append(row["ratio"])
+    again = [
+        (row["work"], row["ratio"]) for n in PRESENT for row in load(SPEED / f"{n}.json")["rows"]
+    ]
+    for work, value in (*again, *tables["earlier_ratios"]["rows"]):
+        found.setdefault(work, []).append(value)
     found = {work: values for work, values in found.items() if values}
     return {work: (min(values), max(values)) for work, values in found.items()}
 
@@ -131,10 +154,10 @@ def loader() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
+    "now": now,
     "step": step,
     **{name: functools.partial(present, name) for name in PRESENT},
     "inference": lambda: timed("inference", "pytorch"),
-    "inference_pairs": lambda: timed("inference_pairs", "pytorch"),
     "distances": lambda: timed("distances", "medpy"),
     "loader": loader,
     "waiting": lambda: recorded(SPEED, "waiting"),

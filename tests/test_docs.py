@@ -19,14 +19,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = runpy.run_path(str(ROOT / "docs/make_reference.py"))
 RESULTS = ("acdc_cpu/", "ablation_cpu/", "la_cpu/")
 PAGES = [
-    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/RESULTS.md"),
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *(ROOT / "benchmarks/RESULTS.md", ROOT / "benchmarks/TRIED.md"),
     ROOT / "experiments/weights/README.md",
     *(ROOT / f"experiments/results/{name}README.md" for name in ("", *RESULTS)),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # Records of earlier code, whose commands and settings are those of their day.
 RECORDS = [
-    *(ROOT / f"experiments/results/{name}.md" for name in ("core_search", "one_h200", "reliability")),
+    *(
+        ROOT / f"experiments/results/{name}.md"
+        for name in ("core_search", "one_h200", "reliability")
+    ),
     ROOT / "experiments/results/first_form/README.md",
 ]
 # Options of pytest, pip, git, docker and Slurm, and those of any command.
