@@ -89,7 +89,7 @@ def _within(seconds: int, otherwise: str) -> Iterator[None]:
 
 
 def end(message: str, status: int = 1) -> NoReturn:
-    """Ends this process at once, whatever its threads are in.
+    """Ends this process at once, whatever its threads are in; without a word if `message` is empty.
 
     JAX's farewell, which waits for those that have ended, is left out.
     """
@@ -105,7 +105,7 @@ def asked_to_end() -> bool:
     client = distributed.global_state.client
     try:
         return client is not None and bool(client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE"))
-    except jax.errors.JaxRuntimeError:  # there is no such key
+    except jax.errors.JaxRuntimeError:  # there is no such key, or nobody left to ask
         return False
 
 

@@ -95,6 +95,52 @@ def test_the_table_of_an_ablation_by_hand(monkeypatch, tmp_path):
         "| gamma=0 | 0, 1 | 79.00 ± 0.00 | -2.00 ± 1.41 | 80.50 ± 0.71 | -1.50 ± 2.12 |",
     ]
 
+    # Another form is compared with its own switches and with supervised training.
+    write_results(
+        tmp_path / "ablation_cpu",
+        e=both(78.0, 78.0, 0, "criterion=ce_dice"),
+        f=both(77.0, 77.5, 0, "criterion=ce_dice, gamma=0"),
+        g=both(76.0, 76.0, 0, "supervised alone"),
+    )
+    rows = result_tables.ablation("ablation_cpu", 7, "criterion=ce_dice").splitlines()[2:]
+    assert sorted(rows) == [
+        "| criterion=ce_dice | 0 | 78.00 | reference | 78.00 | reference |",
+        "| criterion=ce_dice, gamma=0 | 0 | 77.00 | -1.00 | 77.50 | -0.50 |",
+        "| supervised alone | 0 | 76.00 | -2.00 | 76.00 | -2.00 |",
+    ]
+    labels = [
+        line.split(" | ")[0] for line in result_tables.ablation("ablation_cpu", 7).splitlines()
+    ]
+    assert sorted(labels[2:]) == [
+        "| criterion=ce_dice",
+        "| default",
+        "| gamma=0",
+        "| supervised alone",
+    ]
+
+
+def test_the_table_of_ratios_by_hand(monkeypatch, tmp_path):
+    """Of the newest measurements, a column for each kind of CPU; prediction is of the first."""
+
+    def row(work, ratio, ours, other):
+        sides = {"cifp_jax": {"seconds": ours}, "pytorch": {"seconds": other}}
+        return {"work": work, "ratio": ratio, **sides}
+
+    files = {
+        "step_avx512": [row("x", 0.75, [1.0, 3.0], [2.0, 4.0]), row("y", 0.4, [2.0], [5.0])],
+        "step_avx2": [row("x", 1.0, [1.0], [1.0])],
+        "step_amx": [row("y", 1.5, [3.0], [2.0])],
+        "inference": [row("z", 0.8, [4.0], [5.0])],
+    }
+    for name, rows in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(speed_tables, "SPEED", tmp_path)
+    assert speed_tables.now().splitlines()[2:] == [
+        "| x | 0.75 (0.50 to 0.75) | 1.00 (1.00) | |",
+        "| y | 0.40 (0.40) | | 1.50 (1.50) |",
+        "| z | 0.80 (0.80) | | |",
+    ]
+
 
 def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
     first_form = {"work": "U-Net CIFP, y", "ratio": 0.9}

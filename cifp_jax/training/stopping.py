@@ -117,10 +117,8 @@ def _watch(pipe: int, message: str) -> None:
         read = os.read(pipe, 1) if ready else None
         if read == b"":
             return
-        if not processes.several():
-            if read:
-                processes.end(message, RESUME)
-            continue
+        if read and not processes.several():
+            processes.end(message, RESUME)
         if read:
             # SIGINT: of SIGTERM alone JAX tells the other processes.
             os.kill(os.getpid(), signal.SIGTERM)
