@@ -109,7 +109,7 @@ def default_config() -> Config:
     config.evaluation = ConfigDict()
     config.evaluation.stride = (18, 18, 4)  # of the sliding window, where slices aren't resized
     config.evaluation.gaussian = False  # windows count more in their middle
-    config.evaluation.flips = False  # average over mirror images, for 4 (3D: 8) times the time
+    config.evaluation.flips = False  # average over mirror images, for 4 times the time
     config.evaluation.batch = 8  # windows or slices in one pass; on a CPU at most one a device
     config.evaluation.empty = "diagonal"  # distance of a missed class: diagonal or literature
     config.evaluation.largest_component = ""  # keep it alone: of each class, foreground; "": no

@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="also write OUTPUT/uncertainty/<case>.nii.gz: entropy, from 0 to 1",
     )
     parser.add_argument(
-        "--flips", action="store_true", help="average over mirror images (4 or 8 times the time)"
+        "--flips", action="store_true", help="average over mirror images (4 times the time)"
     )
     parser.add_argument(
         "--rank",

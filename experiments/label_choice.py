@@ -116,7 +116,8 @@ def rank_scans(run: pathlib.Path, scans: dict[str, list[sources.Case]]) -> list[
             segment, predict, shape=image.shape, classes=4, patch=1, stride=1
         )
         found = segmented(image, uncertainty=True)
-        known[name], _ = ranking.gather(segmented, describe, image, found, image)
+        mirrored = prediction.mirrored_axes(config)
+        known[name], _ = ranking.gather(segmented, describe, image, found, image, mirrored)
         dice[name] = true_dice(found.label, truth)
     return [
         {

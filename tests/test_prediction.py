@@ -4,6 +4,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cifp_jax.config import default_config
 from cifp_jax.inference import prediction
@@ -55,6 +56,29 @@ def test_flips_average_the_mirror_images():
     expected = (share + share[::-1]) / 2
     np.testing.assert_allclose(np.exp(logits[0, 0, :, 1]), expected, rtol=1e-5)
     np.testing.assert_allclose(np.exp(logits).sum(axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("axis", "mirrored"), [(0, True), (1, True), (2, False)])
+def test_a_volume_is_mirrored_in_the_plane_that_training_mirrors(axis, mirrored):
+    """Training never shows a scan upside down: LA loses 5 % Dice where a prediction does."""
+
+    def apply(_, x):
+        shape = [1] * 5
+        shape[1 + axis] = x.shape[1 + axis]
+        ramp = jnp.arange(x.shape[1 + axis], dtype=np.float32).reshape(shape)
+        return jnp.concatenate([0 * x, ramp + 0 * x], axis=-1)
+
+    logits = np.asarray(prediction._mean_of_flips(apply)({}, jnp.zeros((1, 3, 4, 5, 1))))
+    one = np.moveaxis(np.exp(logits[0, ..., 1]), axis, 0)[:, 0, 0]
+    share = 1 / (1 + np.exp(-np.arange(len(one), dtype=float)))
+    np.testing.assert_allclose(one, (share + share[::-1]) / 2 if mirrored else share, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "axes"), [("acdc", (1, 2)), ("la", (0, 1)), ("volumes", (0, 1))])
+def test_the_mirrored_axes_of_a_record(name, axes):
+    config = default_config()
+    config.data.name = name
+    assert prediction.mirrored_axes(config) == axes
 
 
 def test_an_evaluation_with_flips_says_the_same_of_a_mirror_image():

@@ -121,7 +121,8 @@ def test_a_network_that_sees_mirror_images_alike_does_not_disagree():
         seen.append(center)
         return np.ones(2, np.float32)
 
-    evidence, preview = ranking.gather(threshold, describe, image, threshold(image), 7 * image)
+    found, shown = threshold(image), 7 * image
+    evidence, preview = ranking.gather(threshold, describe, image, found, shown, (1, 2))
     assert evidence.disagreement == 0
     # 240 voxels of 0.25 among slices 0 to 2 of the box of 14 x 24 that is grown in each by the
     # margin of one slice and two pixels; in slice 0 it is that of slice 1.
@@ -136,12 +137,18 @@ def test_a_network_that_sees_mirror_images_alike_does_not_disagree():
 
 def test_one_that_sees_a_half_disagrees_with_itself_mirrored():
     image = square()
-    evidence, _ = ranking.gather(blind, lambda *_: np.ones(1), image, blind(image), image)
+
+    def disagreement(mirrored):
+        found = blind(image)
+        evidence, _ = ranking.gather(blind, lambda *_: np.ones(1), image, found, image, mirrored)
+        return evidence.disagreement
+
     # Mirrored along the rows it finds the same, along the columns nothing: (0 + 1) / 2.
-    assert evidence.disagreement == 0.5
+    assert disagreement((1, 2)) == 0.5
+    assert disagreement((0, 1)) == 0
 
 
 def test_no_ranking_without_uncertainty():
     found = threshold(square())._replace(uncertainty=None)
     with pytest.raises(ValueError, match="uncertainty=True"):
-        ranking.gather(threshold, lambda *_: np.ones(1), square(), found, square())
+        ranking.gather(threshold, lambda *_: np.ones(1), square(), found, square(), (1, 2))

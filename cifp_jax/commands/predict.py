@@ -68,7 +68,8 @@ class Segmenter:
         turned, image = ready.turned, ready.image
         patch, stride = prediction.window_rows(config)
         describe = self._describe
-        passes = 1 if describe is None else 1 + len(ranking.MIRRORED)
+        mirrored = prediction.mirrored_axes(config)
+        passes = 1 if describe is None else 1 + len(mirrored)
         segmented = functools.partial(
             segment,
             self._predict,
@@ -85,7 +86,7 @@ class Segmenter:
 
         if describe is not None:
             shown = turned if turned.ndim == 3 else turned[..., 0]
-            known = ranking.gather(segmented, describe, image, found, shown)
+            known = ranking.gather(segmented, describe, image, found, shown, mirrored)
             ranking_page.write_record(folder.beside("ranking", name), *known)
         found = found._replace(label=label)
         write_scan(folder, name, ready, found, self._preparation, self.names, self._beside)

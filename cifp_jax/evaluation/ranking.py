@@ -23,8 +23,6 @@ from scipy import ndimage
 from cifp_jax.evaluation.metrics import dice
 from cifp_jax.inference.segmentation import Segmentation
 
-# Axes along which a scan is mirrored: in a stack of slices, the first is across them.
-MIRRORED = (1, 2)
 _MARGIN = 32  # the margin around the foreground is this part of each side
 
 
@@ -103,6 +101,7 @@ def gather(
     image: Float[np.ndarray, "..."],
     found: Segmentation,
     shown: Shaped[np.ndarray, "a b c"],
+    mirrored: tuple[int, ...],
 ) -> tuple[Evidence, Preview]:
     """What the ranking needs of a scan, and a slice of it to look at.
 
@@ -112,6 +111,7 @@ def gather(
       image: the record that the network sees, (a', b', c') or (a', b', c', channels).
       found: its segmentation, with the uncertainty.
       shown: the scan as it is drawn, on the grid of the segmentation.
+      mirrored: the axes along which training mirrors images (`prediction.mirrored_axes`).
 
     Raises:
       ValueError: `found` holds no uncertainty.
@@ -119,12 +119,14 @@ def gather(
     label, entropy = found.label, found.uncertainty
     if entropy is None:
         raise ValueError("A scan is ranked by its uncertainty: segment it with uncertainty=True.")
-    mirrored = [
+    disagreements = [
         disagreement(label, np.flip(segmented(np.flip(image, axis)).label, axis))
-        for axis in MIRRORED
+        for axis in mirrored
     ]
     evidence = Evidence(
-        uncertainty(label, entropy), float(np.mean(mirrored)), describe(image, middle(label > 0))
+        uncertainty(label, entropy),
+        float(np.mean(disagreements)),
+        describe(image, middle(label > 0)),
     )
     across = int(np.argmin(label.shape))
     planes = tuple(a for a in range(3) if a != across)

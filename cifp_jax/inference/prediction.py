@@ -1,7 +1,6 @@
 """What a trained network says about a whole volume."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +74,15 @@ def window_rows(config: Config) -> tuple[int, int]:
     return config.data.patch_size[0] * factor, config.evaluation.stride[0] * factor
 
 
+def mirrored_axes(config: Config) -> tuple[int, int]:
+    """The axes of a scan's record along which training mirrors images.
+
+    Of a stack of slices these are the slices' own; of a volume the first two, whose planes are
+    turned by any angle, while nothing is ever shown upside down.
+    """
+    return (1, 2) if find_layout(config.data.name).rank == 2 else (0, 1)
+
+
 def make_predictor(config: Config) -> Callable[[dict[str, Any]], Predict]:
     """`predictor(variables)` gives `predict(image) -> probabilities`, compiled once for all."""
     model = make_network(**config.model.to_dict())
@@ -122,11 +130,13 @@ def make_predictor(config: Config) -> Callable[[dict[str, Any]], Predict]:
 
 
 def _mean_of_flips(apply: Apply) -> Apply:
-    """Logits whose softmax is the mean of the probabilities of all mirror images of a window."""
+    """Logits whose softmax is the mean of the probabilities of the mirror images of a window.
+
+    They are mirrored in the plane of the first two axes, as training mirrors them.
+    """
 
     def apply_flipped(weights: dict[str, Any], x: jax.Array) -> jax.Array:
-        axes = range(1, x.ndim - 1)
-        chosen = [c for n in range(x.ndim - 1) for c in itertools.combinations(axes, n)]
+        chosen = ((), (1,), (2,), (1, 2))
         total = sum(
             jnp.flip(jax.nn.softmax(apply(weights, jnp.flip(x, c)).astype(jnp.float32)), c)
             for c in chosen
