@@ -65,8 +65,9 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     compiled = parallel.compile_step(build.make_step(config), mode, mesh)
     state = parallel.replicate(build.make_state(config), mode, mesh)
     data = parallel.shard_batch(random_batch(config), mode, mesh)
-    lowered = compiled.lower(state, data)
-    operations = lowered.cost_analysis() or {}
+    traced = compiled.trace(state, data)
+    lowered, elsewhere = traced.lower(), traced.lower(lowering_platforms=("tpu",))
+    operations, plain = (low.cost_analysis() or {} for low in (lowered, elsewhere))
     held = {"state": state}
     executable = lowered.compile()
     traffic: Any = executable.cost_analysis() or {}
@@ -78,6 +79,8 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     def facts() -> dict[str, float]:
         return {
             "flops": float(operations.get("flops", 0.0)),
+            # Of the plain convolutions, which accelerators get and CPUs do not.
+            "plain_flops": float(plain.get("flops", 0.0)),
             # Counted of one device's part.
             "bytes": float(traffic.get("bytes accessed", 0.0)) * jax.device_count(),
             "peak_memory": peak_memory(),

@@ -5,12 +5,13 @@ peak memory, and the shares of two limits that our step reaches: its operations 
 rate of a large matrix product, and its bytes a second over the rate of a large copy, on the same
 device.
 
-Operations are XLA's count for the step as it is written; bytes are its count for the compiled one,
-on a CPU an upper bound, as results that stay in the cache are counted too: the share may pass 1.
+Operations are XLA's count for the step as it is written for this platform; bytes are its count for
+the compiled one, on a CPU an upper bound, as results that stay in the cache are counted too: the
+share may pass 1.
 
-A second table holds what the same operations and bytes would take of a TPU or GPU at its published
-peaks (`benchmarks.peaks`). That is an estimate: nothing of it was measured, and a program compiled
-for that chip reads and writes other bytes.
+A second table holds what a TPU or GPU would take at its published peaks (`benchmarks.peaks`) for
+the operations of the plain step and the bytes of this one. That is an estimate: nothing of it was
+measured, and a program compiled for that chip reads and writes other bytes.
 """
 
 import argparse
@@ -33,14 +34,14 @@ QUICK = 2  # the first works only, with few turns
 
 
 def estimates(precision: str, facts: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of a step by the roofline of each chip of `peaks.PEAKS`, were it compiled as here.
+    """Seconds of a step by the roofline of each chip of `peaks.PEAKS`.
 
     Args:
       precision: float32 or bfloat16.
-      facts: flops and bytes of the step.
+      facts: plain_flops and bytes of the step.
     """
     return {
-        chip: peaks.roofline(own, precision, facts["flops"], facts["bytes"])
+        chip: peaks.roofline(own, precision, facts["plain_flops"], facts["bytes"])
         for chip, own in peaks.PEAKS.items()
     }
 

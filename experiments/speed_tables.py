@@ -168,6 +168,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernel_gradients": lambda: recorded(SPEED, "kernel_gradients"),
     "kernel_gradients_avx512": lambda: recorded(SPEED, "kernel_gradients_avx512"),
     "narrow_convolutions": lambda: recorded(SPEED, "narrow_convolutions"),
+    "winograd": lambda: recorded(SPEED, "winograd"),
     "bfloat16_unit": lambda: recorded(SPEED, "bfloat16_unit"),
     "compile": lambda: recorded(SPEED, "compile"),
     "helped": lambda: recorded(SPEED, "helped"),

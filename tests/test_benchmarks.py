@@ -100,7 +100,7 @@ def test_the_roofline_by_hand():
 
 def test_a_step_is_estimated_for_other_chips_and_the_table_says_so(monkeypatch, tmp_path, capsys):
     """989 Tflop take an H100 a second in bfloat16, and 1.998 s in TF32; 4.8 TB an H200 a second."""
-    ours = Result([2.0], 5.0, {"flops": 989e12, "bytes": 4.8e12})
+    ours = Result([2.0], 5.0, {"plain_flops": 989e12, "bytes": 4.8e12})
     monkeypatch.setattr(step, "interleave", lambda *_: ({"cifp_jax": ours}, {}))
     monkeypatch.setattr(step.jax_works, "limits", dict)
     out = tmp_path / "step.json"

@@ -1,9 +1,9 @@
 """Convolution, in the form that suits the platform; arrays are `(b, *spatial, c)`.
 
-On CPUs, XLA's 3D convolution is many times slower than its 2D one. There, a 3x3x3 convolution is
-the sum of three 2D ones over the planes of the first axis, 2D ones of few channels compute pixels
-in pairs, and the gradients of kernels that XLA is slow at are matrix products. Other platforms get
-the plain form.
+On CPUs, XLA's 3D convolution is many times slower than its 2D one. There, 3x3x3 convolutions and
+their gradients are 2D ones of transformed planes (`winograd`), 2D ones of few channels compute
+pixels in pairs, and the gradients of kernels that XLA is slow at are matrix products. Other
+platforms get the plain form.
 """
 
 import functools
@@ -14,9 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Measured on a CPU. Below the first number of channels, three planes do better as the inputs of one
-# convolution. Up to the second, XLA's fast library does not take a convolution or the gradient of
-# a kernel. Above the third, XLA's gradient of a kernel beats the scan over planes.
+from cifp_jax.models import winograd
+
+# Measured on CPUs. Below the first number of channels, three planes are inputs of one convolution,
+# as they are in volumes of one tile of planes, where kernels are larger than what they meet.
+# Up to the second, XLA's fast library does not take a convolution or the gradient of a kernel.
+# Above the third, XLA's gradient of a kernel beats the scan over planes.
 _FEW, _NARROW, _MANY = 8, 16, 64
 # Pixels; in smaller images XLA's gradient of a kernel is as fast as one by bands of rows.
 _LARGE = 28 * 28
@@ -52,7 +55,7 @@ def _convolve(
     x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c d"]
 ) -> Float[Array, "b *spatial d"]:
     """Window 3 along every axis."""
-    on_cpu = _of_slices if kernel.ndim == 4 else _sum_of_planes
+    on_cpu = _of_slices if kernel.ndim == 4 else _of_volumes
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=_plain)
 
 
@@ -65,7 +68,7 @@ def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     # The gradient of the input is a convolution with the kernel turned around.
     turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-2, -1)
-    on_cpu = _kernel_gradient_of_slices if kernel.ndim == 4 else _kernel_gradient_by_planes
+    on_cpu = _kernel_gradient_of_slices if kernel.ndim == 4 else _kernel_gradient_of_volumes
     to_kernel = lax.platform_dependent(x, g, cpu=on_cpu, default=_kernel_gradient)
     return _convolve(g, turned), to_kernel
 
@@ -85,13 +88,23 @@ def _kernel_gradient(
 def _of_slices(
     x: Float[Array, "b y z c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b y z d"]:
-    """A 3x3 convolution; of few channels by pairs of pixels, as XLA fills its vectors with outputs.
+    """A 3x3 convolution; of many channels by tiles of rows, of few by pairs of pixels."""
+    c, d = kernel.shape[-2:]
+    if min(c, d) > _NARROW and x.shape[1] > winograd.TILE:
+        return winograd.convolve(x, kernel, lambda x, k: _plain(x, k[None]))
+    return _by_pairs(x, kernel) if max(c, d) <= _NARROW else _plain(x, kernel)
+
+
+def _by_pairs(
+    x: Float[Array, "b y z c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b y z d"]:
+    """A 3x3 convolution by pairs of pixels, as XLA fills its vectors with outputs.
 
     Two neighbours of a row are computed as one pixel of 2 d channels, by a window of four columns
     and steps of two, or, where that is slow, of pairs of inputs as well.
     """
     c, d = kernel.shape[-2:]
-    if max(c, d) > _NARROW or x.shape[2] % 2:
+    if x.shape[2] % 2:
         return _plain(x, kernel)
     columns = [jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in range(2)]
     pair = jnp.concatenate(columns, axis=-1)
@@ -104,35 +117,33 @@ def _of_slices(
     return result.reshape(*x.shape[:-1], d)
 
 
-def _neighbors(x: Float[Array, "b x y z c"]) -> list[Float[Array, "b x y z c"]]:
-    """For every plane of the first axis the one before it, itself, and the one after it."""
-    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    return [padded[:, i : i + x.shape[1]] for i in range(3)]
-
-
-def _flat(x: Float[Array, "b x y z c"]) -> Float[Array, "bx y z c"]:
-    """Planes as a batch of images."""
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _sum_of_planes(
+def _of_volumes(
     x: Float[Array, "b x y z c"], kernel: Float[Array, "3 3 3 c d"]
 ) -> Float[Array, "b x y z d"]:
-    """A 3x3x3 convolution as 2D ones of each plane and its two neighbours."""
+    """A 3x3x3 convolution as 2D ones: by tiles of planes, or of three planes with 3 c inputs."""
     c, d = kernel.shape[-2:]
-    shape = (*x.shape[:-1], d)
-    if c < _FEW:
-        together = jnp.concatenate(_neighbors(x), axis=-1)
-        flat = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d)
-        return _of_slices(_flat(together), flat).reshape(shape)
-    if d <= _NARROW:
-        flat = jnp.moveaxis(kernel, 0, 3).reshape(3, 3, c, 3 * d)
-        results = jnp.split(_plain(_flat(x), flat), 3, axis=-1)
-    else:
-        results = [_plain(_flat(x), k) for k in kernel]
-    # Results are shifted, not inputs: that adds up in one pass, and `x` is read where it lies.
-    before, same, after = (_neighbors(r.reshape(shape))[i] for i, r in enumerate(results))
-    return before + same + after
+    if c >= _FEW and x.shape[1] > winograd.TILE:
+        return winograd.convolve(x, kernel, _of_planes)
+    return _of_planes(_with_neighbors(x), jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d))
+
+
+def _with_neighbors(x: Float[Array, "b x y z c"]) -> Float[Array, "b x y z 3*c"]:
+    """The channels of each plane between those of the one before it and the one after it."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    return jnp.concatenate([padded[:, i : i + x.shape[1]] for i in range(3)], axis=-1)
+
+
+def _of_planes(
+    x: Float[Array, "b x y z c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b x y z d"]:
+    """A 3x3 convolution of each plane; not by tiles of rows, which gained nothing there."""
+    form = _by_pairs if max(kernel.shape[-2:]) <= _NARROW else _plain
+    return form(_planes(x), kernel).reshape(*x.shape[:-1], -1)
+
+
+def _planes(x: Float[Array, "b x y z c"]) -> Float[Array, "bx y z c"]:
+    """Planes of volumes as a batch of images."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _padded_rows(
@@ -150,15 +161,13 @@ def _padded_rows(
 
 
 def _products(
-    images: Float[Array, "i n c"], g: Float[Array, "m d"], width: int
-) -> Float[Array, "3*i 3*d c"]:
-    """Products of `g` with each of `images` at three offsets of a row; padded rows are `width`."""
+    x: Float[Array, "n c"], g: Float[Array, "m d"], width: int
+) -> Float[Array, "3 3*d c"]:
+    """Products of `g` with `x` at three offsets of a row; padded rows are `width`."""
     turned = jnp.pad(g.T, ((0, 0), (2, 0)))
     # The steps along z are taken by `g`, so that one product serves all three.
     shifted = jnp.concatenate([turned[:, 2 - k : 2 - k + len(g)] for k in range(3)])
-    return jnp.stack(
-        [shifted @ x[j * width : j * width + len(g)] for x in images for j in range(3)]
-    )
+    return jnp.stack([shifted @ x[j * width : j * width + len(g)] for j in range(3)])
 
 
 @functools.cache
@@ -191,7 +200,7 @@ def _kernel_gradient_by_rows(
         def add(total: Array, start: Array) -> tuple[Array, None]:
             near = lax.dynamic_slice_in_dim(rows, start, band + 2 * width)
             there = lax.dynamic_slice_in_dim(g, start, band)
-            return total + _products(near[None], there, width), None
+            return total + _products(near, there, width), None
 
         starts = jnp.arange(0, len(g), band)
         total, _ = lax.scan(add, jnp.zeros((3, 3 * d, c), x.dtype), starts)
@@ -200,24 +209,27 @@ def _kernel_gradient_by_rows(
     return jnp.sum(jax.vmap(of_example)(rows, g), axis=0)
 
 
-def _kernel_gradient_by_planes(
+def _kernel_gradient_of_volumes(
     x: Float[Array, "b x y z c"], g: Float[Array, "b x y z d"]
 ) -> Float[Array, "3 3 3 c d"]:
-    """The kernel's gradient in 3D; with few channels by a scan over planes, as matrix products."""
+    """The kernel's gradient in 3D by tiles of planes; of few channels as matrix products."""
     c, d = x.shape[-1], g.shape[-1]
+    if x.shape[1] <= winograd.TILE:
+        flat = _kernel_gradient(_planes(_with_neighbors(x)), _planes(g))
+        return jnp.moveaxis(flat.reshape(3, 3, 3, c, d), 2, 0)
     if max(c, d) > _MANY:
-        return jnp.stack([_kernel_gradient(_flat(n), _flat(g)) for n in _neighbors(x)])
+        return winograd.kernel_gradient(x, g, lambda x, g: _kernel_gradient(*map(_planes, (x, g))))
     width = x.shape[3] + 2
-    planes = jnp.arange(g.shape[1])
 
-    def of_example(x: Array, g: Array) -> Array:
-        def add(total: Array, plane: Array) -> tuple[Array, None]:
-            return total + _products(lax.dynamic_slice_in_dim(x, plane, 3), g[plane], width), None
+    # Mapped over the examples, not one scan over all, so that they stay on their devices.
+    @jax.vmap
+    def of_examples(x: Array, g: Array) -> Array:
+        def add(total: Array, plane: tuple[Array, Array]) -> tuple[Array, None]:
+            return total + _products(*plane, width), None
 
-        total, _ = lax.scan(add, jnp.zeros((9, 3 * d, c), x.dtype), planes)
-        return total.reshape(3, 3, 3, d, c).swapaxes(3, 4)
+        total, _ = lax.scan(add, jnp.zeros((3, 3 * d, c), x.dtype), (x, g))
+        return total.reshape(3, 3, d, c).swapaxes(2, 3)
 
-    # Mapped, not scanned over, the examples stay on their devices.
-    rows, g = _padded_rows(x, g)
-    around = jnp.pad(rows, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    return jnp.sum(jax.vmap(of_example)(around, g), axis=0)
+    return winograd.kernel_gradient(
+        x, g, lambda x, g: jnp.sum(of_examples(*_padded_rows(x, g)), axis=0)
+    )
