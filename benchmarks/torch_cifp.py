@@ -74,7 +74,7 @@ def perturb(
     label: torch.Tensor,
     uncertainty: torch.Tensor,
 ) -> torch.Tensor:
-    """Ambiguous cells move towards what they attend to among labelled cells of their class."""
+    """Ambiguous cells move towards what they attend to among labelled cells, or away from it."""
     pool = functional.adaptive_avg_pool3d if z.ndim == 5 else functional.adaptive_avg_pool2d
 
     def cells(x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def perturb(
     seen = logits.masked_fill(allowed == 0, -1e9).softmax(2) @ source
     chosen = torch.rand_like(query[..., 0]) < PROBABILITY
     gate = (cells(uncertainty[:, None])[..., 0] > GATE) & chosen & (allowed.amax(2) > 0)
-    move = gate * (1 + torch.rand_like(query[..., 0])) / 2
+    move = gate * (torch.rand_like(query[..., 0]) - 0.5)
     return (query + move[..., None] * (seen - query)).mT.reshape(z.shape)
 
 

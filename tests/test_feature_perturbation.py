@@ -1,4 +1,4 @@
-"""Unlabelled features that move towards labelled ones of their class, by hand."""
+"""Unlabelled features that move on the line to labelled ones of their class, by hand."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def test_attention_by_hand():
     np.testing.assert_allclose(got, [[2 * near, -3 * (1 - near)]], rtol=1e-5)
 
 
-def test_a_cell_moves_at_least_half_way_to_its_only_partner():
+def test_a_cell_moves_at_most_half_way_towards_its_only_partner_or_away():
     moved, gates = perturb(
         [[[1.0, 1.0], [0.0, 5.0]]],
         [[[9.0, 9.0], [4.0, 0.0]]],
@@ -52,7 +52,15 @@ def test_a_cell_moves_at_least_half_way_to_its_only_partner():
     np.testing.assert_array_equal(moved[0, 1], [0, 5])  # sure: left alone
     way = (moved[0, 0] - jnp.array([1.0, 1.0])) / jnp.array([3.0, -1.0])
     assert way[0] == pytest.approx(float(way[1]), abs=1e-5)
-    assert 0.5 <= way[0] <= 1
+    assert 0 < abs(way[0]) <= 0.5
+
+
+def test_cells_move_towards_and_away_alike():
+    z, label = np.zeros((1, 1000, 2)), jnp.ones((1, 1000, 1))
+    moved, gates = perturb(z, z + 1, label, label, np.ones((1, 1000)))
+    ways = np.sort(moved[0, gates[0] > 0, 0])
+    assert len(ways) == 256
+    np.testing.assert_allclose(ways, np.linspace(-0.5, 0.5, 256), atol=0.1)
 
 
 def test_without_a_labelled_cell_of_its_class_nothing_moves():
@@ -104,7 +112,7 @@ def test_cells_attend_in_blocks_as_one_by_one(monkeypatch):
         to = feature_perturbation.attend(z[0, cell, None], source[0], allowed, ALL.temperature)[0]
         way = (found[1][0][0, cell] - z[0, cell]) / (to - z[0, cell])
         assert way[0] == pytest.approx(float(way[1]), rel=1e-3)
-        assert 0.5 <= way[0] <= 1
+        assert abs(way[0]) <= 0.5
 
 
 def test_features_of_half_precision_stay_so():
@@ -119,7 +127,7 @@ def test_features_of_half_precision_stay_so():
         settings=ALL,
     )
     assert moved.dtype == jnp.bfloat16
-    assert float(moved.min()) >= 0.5
+    assert 0 < float(jnp.abs(moved).max()) <= 0.5
 
 
 def test_cells_are_means_of_voxels():

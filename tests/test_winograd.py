@@ -28,14 +28,18 @@ def test_six_products_for_two_tiles():
     assert seen == [((2, 2, 5, 3), (3, 8))] * 6
 
 
+@pytest.mark.parametrize("looped", [False, True])
 @pytest.mark.parametrize("n", [1, 3, 4, 9])
-def test_the_kernels_gradient_by_hand(n):
+def test_the_kernels_gradient_by_hand(n, looped):
     """Of y_i = k_0 x_(i-1) + k_1 x_i + k_2 x_(i+1): the products of all g_i with these inputs."""
     rng = np.random.default_rng(n)
     x, g = rng.normal(size=(2, 1, n, 2, 3))
     with jax.enable_x64(True):
         found = winograd.kernel_gradient(
-            jnp.asarray(x), jnp.asarray(g), lambda x, g: jnp.einsum("btrc,btrd->cd", x, g)
+            jnp.asarray(x),
+            jnp.asarray(g),
+            lambda x, g: jnp.einsum("btrc,btrd->cd", x, g),
+            looped=looped,
         )
     around = np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
     expected = [np.einsum("bnrc,bnrd->cd", around[:, j : j + n], g) for j in range(3)]

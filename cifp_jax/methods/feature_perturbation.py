@@ -1,7 +1,7 @@
 """Cross-image feature perturbation (given: S2; the form is reconstructed).
 
 Ambiguous cells of an unlabelled image's feature map attend to the cells of a labelled image that
-show the same class, and move towards what they attend to.
+show the same class, and move towards what they attend to or away from it.
 """
 
 import dataclasses
@@ -83,8 +83,9 @@ def perturb(
 ) -> tuple[Float[Array, "u *grid c"], Float[Array, "u *grid"]]:
     """Perturbed features of unlabelled images, and which cells were perturbed.
 
-    For a cell i of class k, `z_i <- z_i + s (o_i - z_i)` with s drawn from U(1/2, 1), where o_i is
-    what the cell attends to among the labelled partner's cells that show class k to at least 80 %.
+    For a cell i of class k, `z_i <- z_i + s (o_i - z_i)` with s drawn from U(-1/2, 1/2), where o_i
+    is what the cell attends to among the labelled partner's cells that show class k to at least
+    80 %: it moves towards that or away from it.
     The class of a cell is the most frequent one of its pseudo labels. No gradient passes into the
     partner's features. Where more than a quarter of an image's cells were to move, and more than
     256, a random choice of so many does.
@@ -128,7 +129,7 @@ def perturb(
 
         cells_of_class = (query, classes[places])
         found = jax.lax.map(found_by, cells_of_class, batch_size=min(_BLOCK, count))
-        move = (gate * (1 + strength[places]) / 2)[:, None] * (found - query)
+        move = (gate * (strength[places] - 0.5))[:, None] * (found - query)
         moved = z.at[places].add(move.astype(z.dtype), unique_indices=True)
         return moved, jnp.zeros_like(doubt).at[places].set(gate, unique_indices=True)
 

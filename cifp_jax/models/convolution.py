@@ -7,6 +7,7 @@ platforms get the plain form.
 """
 
 import functools
+import math
 import pathlib
 
 import jax
@@ -23,6 +24,9 @@ from cifp_jax.models import winograd
 _FEW, _NARROW, _MANY = 8, 16, 64
 # Pixels; in smaller images XLA's gradient of a kernel is as fast as one by bands of rows.
 _LARGE = 28 * 28
+# Values of a scan's features up to which their six parts may be in memory at once, as a loop over
+# them wants; it is compiled in a sixth of the time.
+_LOOPED = 2**22
 # Rows of an image whose products fit into a core's cache.
 _BAND = 8
 _FLAGS = pathlib.Path("/proc/cpuinfo")
@@ -218,7 +222,10 @@ def _kernel_gradient_of_volumes(
         flat = _kernel_gradient(_planes(_with_neighbors(x)), _planes(g))
         return jnp.moveaxis(flat.reshape(3, 3, 3, c, d), 2, 0)
     if max(c, d) > _MANY:
-        return winograd.kernel_gradient(x, g, lambda x, g: _kernel_gradient(*map(_planes, (x, g))))
+        # Not in a loop, where XLA's convolutions are slow.
+        return winograd.kernel_gradient(
+            x, g, lambda x, g: _kernel_gradient(_planes(x), _planes(g)), looped=False
+        )
     width = x.shape[3] + 2
 
     # Mapped over the examples, not one scan over all, so that they stay on their devices.
@@ -230,6 +237,7 @@ def _kernel_gradient_of_volumes(
         total, _ = lax.scan(add, jnp.zeros((3, 3 * d, c), x.dtype), (x, g))
         return total.reshape(3, 3, d, c).swapaxes(2, 3)
 
+    looped = math.prod(x.shape[1:]) <= _LOOPED
     return winograd.kernel_gradient(
-        x, g, lambda x, g: jnp.sum(of_examples(*_padded_rows(x, g)), axis=0)
+        x, g, lambda x, g: jnp.sum(of_examples(*_padded_rows(x, g)), axis=0), looped=looped
     )

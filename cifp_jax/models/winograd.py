@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 TILE = 4  # outputs that are computed together
@@ -66,11 +67,20 @@ def kernel_gradient(
     x: Float[Array, "b n *rest c"],
     g: Float[Array, "b n *rest d"],
     gradient_of_rest: Callable[[Array, Array], Array],
+    *,
+    looped: bool,
 ) -> Float[Array, "3 *window c d"]:
-    """The kernel's gradient; `gradient_of_rest(x, g)` is that over the rest of the axes."""
+    """The kernel's gradient; `gradient_of_rest(x, g)` is that over the rest of the axes.
+
+    `looped` compiles it once, as the body of a loop, for parts that are all in memory.
+    """
     read = _rows_of_tiles(g, 0, TILE)
-    outputs = [combine(weights, read) for weights in A.T]
-    found = [gradient_of_rest(v, m) for v, m in zip(inputs(x), outputs, strict=True)]
+    parts = inputs(x), [combine(weights, read) for weights in A.T]
+    if looped:
+        stacks = tuple(jnp.stack(part) for part in parts)
+        found = lax.map(lambda part: gradient_of_rest(*part), stacks)
+    else:
+        found = [gradient_of_rest(v, m) for v, m in zip(*parts, strict=True)]
     return jnp.stack([combine(weights, found) for weights in G.T])
 
 
