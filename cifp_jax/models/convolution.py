@@ -24,8 +24,8 @@ from cifp_jax.models import winograd
 _FEW, _NARROW, _MANY = 8, 16, 64
 # Pixels; in smaller images XLA's gradient of a kernel is as fast as one by bands of rows.
 _LARGE = 28 * 28
-# Values of a scan's features up to which their six parts may be in memory at once, as a loop over
-# them wants; it is compiled in a sixth of the time.
+# Values of a scan's features up to which the six parts of a kernel's gradient go through one loop:
+# it is compiled once for all six, but wants all of them in memory.
 _LOOPED = 2**22
 # Rows of an image whose products fit into a core's cache.
 _BAND = 8
