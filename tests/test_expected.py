@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cifp_jax.config import default_config
-from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.inference import prediction
 from cifp_jax.inference.scans import read_scan
 from cifp_jax.scans import dicom, readers
@@ -43,37 +42,38 @@ def test_doubts_by_hand(spacing, values, said):
         assert re.search(part, one), one
 
 
-@pytest.mark.parametrize(
-    ("directions", "fits"), [("LPS", True), ("RAI", True), ("", True), ("SLP", False)]
-)
-def test_the_order_of_axes_by_hand(directions, fits):
-    """A voxel of equal sides says nothing of it, and LA's network expects its slices last."""
-    expected = LAYOUTS["la"].expected
-    assert expected is not None
-    found = expected.doubts(FILE, scan(0, 900), (0.625,) * 3, directions)
-    said = "its axes run to SLP, where the network expects L-R, A-P, I-S in this order"
-    assert found == ([] if fits else [said])
-
-
 def test_a_mask_in_the_place_of_a_scan_is_doubted():
     (doubt,) = Expected().doubts(FILE, scan(0, 3, values=4), (1.0,) * 3)
     assert doubt == "it has 4 different values alone, as a mask has"
     assert not Expected().doubts(FILE, scan(0, 3, values=17), (1.0,) * 3)
 
 
-def test_a_turned_scan_is_doubted(tmp_path):
+@pytest.mark.parametrize("directions", ["LPS", "RAI", "SLP", "AIR"])
+def test_a_scan_lies_as_those_of_la_did_however_it_was_stored(tmp_path, directions):
+    """Its slices from below upwards, of voxels of 0.625 mm; the network knows no others."""
     config = default_config()
     config.data.name = "la"
     array = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.int16)
-    straight = nibabel.Nifti1Image(array, 0.625 * np.diag([-1, -1, 1, 1.6]))
-    nibabel.save(straight, tmp_path / "a.nii")
-    turned = nibabel.as_closest_canonical(straight).as_reoriented(
-        np.array([[1, 1], [2, 1], [0, 1]])
-    )
-    nibabel.save(turned, tmp_path / "b.nii")
-    assert not read_scan([tmp_path / "a.nii"], config).doubts
-    (doubt,) = read_scan([tmp_path / "b.nii"], config).doubts
-    assert "its axes run to SRA" in doubt
+    straight = nibabel.Nifti1Image(array, 0.625 * np.diag([1, 1, 1, 1.6]))
+    way = nibabel.orientations.axcodes2ornt(directions)
+    back = nibabel.orientations.ornt_transform(nibabel.io_orientation(np.eye(4)), way)
+    nibabel.save(straight.as_reoriented(back.tolist()), tmp_path / "a.nii")
+    ready = read_scan([tmp_path / "a.nii"], config)
+    assert ready.scan.orientation == directions
+    assert not ready.doubts
+    np.testing.assert_array_equal(ready.turned, array)
+    np.testing.assert_allclose(ready.image, (array - array.mean()) / array.std(), rtol=1e-5)
+
+
+def test_a_scan_of_larger_voxels_is_brought_to_those_of_la(tmp_path):
+    config = default_config()
+    config.data.name = "la"
+    array = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1.25, 0.625, 0.9375, 1])), tmp_path / "a.nii")
+    ready = read_scan([tmp_path / "a.nii"], config)
+    assert (ready.turned.shape, ready.image.shape) == ((6, 5, 4), (12, 5, 6))
+    (doubt,) = ready.doubts  # 1.25 mm is twice as much, which resampling does not make up for
+    assert "its voxels are 1.25 x 0.625 x 0.938 mm" in doubt
 
 
 def test_the_modality_of_a_series(tmp_path):

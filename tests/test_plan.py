@@ -2,7 +2,7 @@
 
 import pytest
 
-from cifp_jax.scans import plan
+from cifp_jax.scans import plan_config
 from cifp_jax.scans.plan import Machine, make_plan, step_bytes
 
 GPU = Machine(24 * 2**30, 1, True)
@@ -12,8 +12,7 @@ CPU = Machine(8 * 2**30, 1, False)
 def fingerprint(spacing=(1.0, 1.0, 1.0), box=(100, 90, 80), minimum=0.0, labeled=4):
     return {
         "labeled": labeled,
-        "median_spacing": [float(s) for s in spacing],
-        "median_box": [float(n) for n in box],
+        "by_case": {"a": {"spacing": [float(s) for s in spacing], "box": [float(n) for n in box]}},
         "highest_minimum": [minimum],
         "foreground_intensity": [{"low": -50.0, "high": 200.0, "mean": 80.0, "std": 30.0}],
     }
@@ -47,6 +46,38 @@ def test_thick_or_thin_scans_give_2d_across_their_slices(spacing, box, axes):
     assert planned.preparation.spacing == (0.0, spacing[axes[1]], spacing[axes[2]])
     assert len(planned.patch) == 2
     assert planned.batch == 12
+
+
+def askew(*spacings):
+    """A data set of scans whose slices lie nearest to several axes."""
+    cases = {
+        str(i): {"spacing": list(s), "box": [90.0 if side == max(s) else 200.0 for side in s]}
+        for i, s in enumerate(spacings)
+    }
+    return fingerprint() | {"by_case": cases}
+
+
+def test_slices_across_several_axes_stay_slices():
+    """Of the heart they lie askew: what is nearest to them differs from patient to patient."""
+    planned = make(askew((8.0, 1.5, 1.5), (1.4, 8.0, 1.4), (9.0, 1.5, 1.5), (1.5, 1.5, 1.5)))
+    prepared = planned.preparation
+    assert (planned.rank, prepared.slices, prepared.axes) == (2, "first", (0, 1, 2))
+    assert prepared.spacing == (0.0, 1.5, 1.5)
+    assert prepared.order((1.4, 8.0, 1.4)) == (1, 0, 2)
+    assert "right axis (in 2 scans, and in 1 across another one)" in " ".join(planned.reasons)
+
+
+def test_slices_of_volumes_come_last_and_are_tilted_less():
+    planned = make(askew((2.5, 1.0, 1.0), (1.0, 1.0, 2.5), (2.5, 1.0, 1.0)))
+    assert (planned.rank, planned.preparation.slices) == (3, "last")
+    assert (planned.preparation.axes, planned.preparation.spacing) == ((1, 2, 0), (1.0, 1.0, 2.5))
+    values = plan_config.settings(
+        planned, identity="", labeled=1, validation=0, tested=False, bytes_on_disk=1
+    )
+    # tan 15 degrees is 0.268; of voxels 2.5 times as thick as wide, 0.107, which is 6.1 degrees.
+    assert values["augmentation.strong.tilt"] == 6.1
+    plain = make(fingerprint())
+    assert plain.preparation.slices == ""
 
 
 def test_the_user_decides():
@@ -104,10 +135,10 @@ def test_nothing_to_learn_from():
 
 def test_the_configuration_says_why():
     planned = make(fingerprint())
-    values = plan.settings(
+    values = plan_config.settings(
         planned, identity="0a", labeled=3, validation=0, tested=True, bytes_on_disk=10**9
     )
-    text = plan.config_text(planned, values)
+    text = plan_config.config_text(planned, values)
     lines = text.splitlines()
     comments = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
     assert all(reason in comments for reason in planned.reasons)

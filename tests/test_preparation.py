@@ -43,6 +43,23 @@ def test_labels_at_the_native_spacing_return_voxel_exact(canonical, axes, turn):
     np.testing.assert_array_equal(again.label(mask, 3), label)
 
 
+@pytest.mark.parametrize(("thick", "slices"), [(0, "first"), (1, "first"), (1, "last")])
+def test_slices_of_a_scan_wherever_they_run(thick, slices):
+    """The thickest axis of each scan goes where slices go; the others keep their order."""
+    affine = np.diag([8.0 if axis == thick else 1.5 for axis in range(3)] + [1.0])
+    scan = volume(ARRAY, affine)
+    prepare = Preparation(True, (0, 1, 2), slices)
+    others = [axis for axis in range(3) if axis != thick]
+    order = [thick, *others] if slices == "first" else [*others, thick]
+    turned = prepare.turned(ARRAY, scan)
+    np.testing.assert_array_equal(turned, ARRAY.transpose(order))
+    np.testing.assert_array_equal(prepare.turned_back(turned, scan), ARRAY)
+    sides = np.linalg.norm(prepare.affine(scan)[:3, :3], axis=0)
+    assert sides.tolist() == [8.0 if axis == thick else 1.5 for axis in order]
+    thin = volume(ARRAY, np.diag([1.5, 1.5, 2.0, 1.0]))  # no slices: by `axes`
+    np.testing.assert_array_equal(prepare.turned(ARRAY, thin), ARRAY)
+
+
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
 def test_the_affine_of_a_record_says_where_its_voxels_lie(axes):
     """A ramp of world coordinates, resampled, holds the world coordinates of the record."""

@@ -73,6 +73,9 @@ def test_acdc_by_patient(acdc):
         ("patient099_frame02", "patient099"),
         ("my_case_12_slice_3", "my_case_12"),
         ("06SR5RBREL16DQ6M8LWS", "06SR5RBREL16DQ6M8LWS"),
+        ("sub-01_ses-2_T1w_slice_7", "sub-01"),
+        ("sub-01x_T1w", "sub-01x"),
+        ("sub-01.b_1", "sub-01.b_1"),
     ],
 )
 def test_patient_of_a_name(name, expected):

@@ -14,10 +14,10 @@ from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
 from cifp_jax.inference import embedding, prediction, released
-from cifp_jax.inference.mask_folder import MaskFolder, ending
+from cifp_jax.inference.mask_folder import MaskFolder, digest, ending
 from cifp_jax.inference.scans import ReadyScan, read_scan
 from cifp_jax.inference.segmentation import segment
-from cifp_jax.inference.weights import digest
+from cifp_jax.inference.weights import digest as digest_of_network
 from cifp_jax.reports import ranking_page
 from cifp_jax.reports.measurement_table import join_measurements
 from cifp_jax.reports.scan_files import series_of, write_scan
@@ -53,7 +53,7 @@ class Segmenter:
         """
         self._config, self._predict, self._folder, self._beside = config, predict, folder, beside
         self._describe = describe
-        self._preparation: Preparation = prediction.preparation(config)
+        self._preparation: Preparation = prediction.preparation_of_new(config)
         self.names = prediction.named_values(config)
 
     def segment(self, name: str, ready: ReadyScan, advance: Callable[[float], object]) -> None:
@@ -90,6 +90,7 @@ class Segmenter:
             ranking_page.write_record(folder.beside("ranking", name), *known)
         found = found._replace(label=label)
         write_scan(folder, name, ready, found, self._preparation, self.names, self._beside)
+        folder.mark_done(name)
 
 
 def _segment_all(
@@ -144,7 +145,7 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any], dict
     config = prediction.prediction_config(config, space, flips=arguments.flips)
     names = prediction.named_values(config)
     network = {
-        "weights": digest(variables),
+        "weights": digest_of_network(variables),
         "labels": {str(value): name for value, name in names.items()},
         "largest_component": config.evaluation.largest_component,
         "flips": arguments.flips,
@@ -166,7 +167,9 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
         CONSOLE.print(line)
     beside = [name for name in BESIDE if getattr(arguments, name)]
     endings = {name: ending(sources[0], arguments.format) for name, sources in scans.items()}
-    folder = MaskFolder(output, endings, [*beside, *(["ranking"] if arguments.rank else [])])
+    beside_each = [*beside, *(["ranking"] if arguments.rank else [])]
+    digests = {name: digest(sources) for name, sources in scans.items()}
+    folder = MaskFolder(output, endings, digests, beside_each)
     folder.claim(network, overwrite=arguments.overwrite)
     predict = prediction.make_predictor(config)(variables)
     describe = embedding.make_describer(config)(variables) if arguments.rank else None

@@ -21,6 +21,7 @@ from cifp_jax.scans import (
     file_report,
     fingerprint,
     plan,
+    plan_config,
     raw_folders,
 )
 from cifp_jax.scans.fingerprint import CaseFacts
@@ -114,7 +115,7 @@ def _write(
             for use in _uses(case, problems.get(case.name, ""), doubts.get(case.name, ""))
         ]
         file_report.write_report(stage / "files.csv", uses, data.ignored)
-        values = plan.settings(
+        values = plan_config.settings(
             planned,
             identity=identity,
             labeled=len({patient(name) for name in lists[prepared.LAYOUT.train_list]}),
@@ -122,7 +123,7 @@ def _write(
             tested=bool(lists[prepared.TEST_LIST]),
             bytes_on_disk=size,
         )
-        files.write_text(stage / _CONFIG, plan.config_text(planned, values))
+        files.write_text(stage / _CONFIG, plan_config.config_text(planned, values))
     for name, doubt in doubts.items():
         if doubt:
             CONSOLE.print(f"- look at {name}: {doubt}")

@@ -36,6 +36,8 @@ class Layout:
       may_be_empty: those of the lists above that need not name a case.
       preparation: what was done to the scans before they were stored, and what `predict` does to
         new ones; None where each data set has its own, which its configuration says.
+      new_scans: what `predict` does to them instead, where all that were stored lay alike; None
+        where it does the same.
       takes_scans: whether `predict` can prepare scans as these files were; if not, it takes files
         that are prepared already, and no others.
       label_names: of the classes, background first; () where each data set has its own.
@@ -53,6 +55,7 @@ class Layout:
     volume_file: str
     may_be_empty: tuple[str, ...] = ()
     preparation: Preparation | None
+    new_scans: Preparation | None = None
     takes_scans: bool = True
     label_names: tuple[str, ...] = ()
     expected: Expected | None = None
@@ -120,9 +123,9 @@ _LA = Layout(
     train_file="{}/mri_norm2.h5",
     volume_file="{}/mri_norm2.h5",
     preparation=preparation.LA,
+    new_scans=preparation.NEW_LA,
     label_names=("background", "left atrium"),
-    # Slices come last, and training turns scans in their plane alone.
-    expected=Expected("MR", ((0.625, 0.625),) * 3, MR_INTENSITY, ("LR", "AP", "IS")),
+    expected=Expected("MR", ((0.625, 0.625),) * 3, MR_INTENSITY),
     phantoms=True,
 )
 
@@ -142,7 +145,13 @@ _ACDC = Layout(
 
 # More sets of the field, whose files were cut to the organ, or to percentiles of the intensity,
 # before they were stored.
-_BY_OTHERS = {"preparation": None, "takes_scans": False, "expected": None, "phantoms": False}
+_BY_OTHERS = {
+    "preparation": None,
+    "new_scans": None,
+    "takes_scans": False,
+    "expected": None,
+    "phantoms": False,
+}
 
 LAYOUTS = {
     "la": _LA,

@@ -63,12 +63,13 @@ def write_records(
 
 def check_room(facts: Sequence[CaseFacts], planned: Plan, out: pathlib.Path) -> int:
     """The bytes that the records take at most; raises OSError where the disk has less room."""
-    spacing = planned.preparation.spacing
+    preparation = planned.preparation
     voxels = 0
     for fact in facts:
-        shape = [fact.shape[i] for i in planned.preparation.axes]
-        own = [fact.spacing[i] for i in planned.preparation.axes]
-        voxels += math.prod(resampled_shape(shape, own, spacing))
+        order = preparation.order(fact.spacing)
+        shape = [fact.shape[i] for i in order]
+        own = [fact.spacing[i] for i in order]
+        voxels += math.prod(resampled_shape(shape, own, preparation.spacing))
     needed = voxels * (4 * planned.channels + 1)
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free

@@ -8,6 +8,8 @@ import re
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.data.sources import Case, slices_of
 
+_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(_|$)")
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -28,8 +30,11 @@ class Split:
 def patient(name: str) -> str:
     """The patient of a case: its name without the frame and slice at its end, if it has them.
 
-    A frame is `_frame01`, `_ED` (end of diastole) or `_ES` (of systole).
+    A frame is `_frame01`, `_ED` (end of diastole) or `_ES` (of systole). Of a name of BIDS, such as
+    `sub-01_ses-2_T1w`, it is the subject.
     """
+    if match := _SUBJECT.match(name):
+        return match[1]
     return re.sub(r"(_frame\d+|_E[DS])?(_slice_\d+)?$", "", name)
 
 

@@ -1,5 +1,6 @@
 """A folder of masks: which network's they are, and which of them are there already."""
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 
 from cifp_jax.files import write_json
 from cifp_jax.scans.dicom import Series
-from cifp_jax.scans.discovery import MASKS_MARK
+from cifp_jax.scans.discovery import MASKS_MARK, files_of
 from cifp_jax.scans.readers import Source, suffix
 
 DICOM_SEG = ".dcm"
@@ -21,6 +22,8 @@ ENDINGS = {
 # Formats whose masks are of the same kind; all others get NIfTI.
 _KEPT = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha", ".mgz": ".mgz"}
 _KEPT[".mgh"] = ".mgz"
+_SCANS = "scans.json"
+_SAMPLE = 2**16  # bytes
 
 
 def ending(source: Source, form: str | None = None) -> str:
@@ -36,21 +39,48 @@ def ending(source: Source, form: str | None = None) -> str:
     return _KEPT.get(kind, ENDINGS["nifti"])
 
 
+def digest(sources: Sequence[Source]) -> str:
+    """What tells a scan from others of its name: of its files' sizes, and of samples of them.
+
+    "" where one may not be read, which is said when its turn comes.
+    """
+    found = hashlib.sha256()
+    try:
+        for source in sources:
+            files = files_of(source)
+            sizes = [file.stat().st_size for file in files]
+            found.update(repr(sizes).encode())
+            middle = len(files) // 2
+            with files[middle].open("rb") as opened:
+                for place in (0, 1, 2):
+                    opened.seek(place * max(sizes[middle] - _SAMPLE, 0) // 2)
+                    found.update(opened.read(_SAMPLE))
+    except OSError:
+        return ""
+    return found.hexdigest()[:16]
+
+
 class MaskFolder:
     """Where masks and what lies beside them are written to."""
 
     def __init__(
-        self, path: pathlib.Path, endings: Mapping[str, str], beside: Sequence[str] = ()
+        self,
+        path: pathlib.Path,
+        endings: Mapping[str, str],
+        digests: Mapping[str, str],
+        beside: Sequence[str] = (),
     ) -> None:
         """Takes the folder, the masks that are to be in it, and what is written beside each.
 
         Args:
           path: of the folder; it need not exist.
           endings: of the files of the masks, by the names of their scans; see `ending`.
+          digests: of the scans, by their names; see `digest`.
           beside: folders of further files of each scan, with the name of the scan:
             probabilities, uncertainty, preview, ranking.
         """
         self.path, self._endings, self._beside = path, dict(endings), tuple(beside)
+        self._digests = dict(digests)
 
     def mask(self, name: str) -> pathlib.Path:
         """The file of a scan's mask."""
@@ -70,6 +100,15 @@ class MaskFolder:
         files = [self.mask(name), *(self.beside(kind, name) for kind in self._beside)]
         return all(file.exists() for file in files)
 
+    def mark_done(self, name: str) -> None:
+        """Keeps of which scan the mask of this name is."""
+        write_json(self.path / _SCANS, self._scans() | {name: self._digests[name]})
+
+    def _scans(self) -> dict[str, str]:
+        """The digests of the scans whose masks are there."""
+        file = self.path / _SCANS
+        return json.loads(file.read_text()) if file.is_file() else {}
+
     def claim(self, network: Mapping[str, Any], *, overwrite: bool) -> None:
         """Makes the folder that of a network, and says so in it.
 
@@ -78,7 +117,8 @@ class MaskFolder:
           overwrite: the masks that are to be in it are made anew, so they may be another's.
 
         Raises:
-          ValueError: it holds masks of another network that would stay.
+          ValueError: it holds masks of another network that would stay, or the mask of another
+            scan of the same name.
         """
         file = self.path / MASKS_MARK
         there = sorted(p for ending in ENDINGS.values() for p in self.path.glob(f"*{ending}"))
@@ -93,6 +133,13 @@ class MaskFolder:
                 raise ValueError(
                     f"{kept[0]}: this mask was made by another network and is not made anew, as "
                     f"its scan is not given. Remove it, or name another folder."
+                )
+        for name, known in self._scans().items():
+            another = known != self._digests.get(name, known) and self.mask(name).exists()
+            if another and not overwrite:
+                raise ValueError(
+                    f"{self.mask(name)}: this is the mask of another scan of the same name. Name "
+                    f"another folder, or give --overwrite."
                 )
         write_json(self.path / "labels.json", network["labels"])
         write_json(file, network)

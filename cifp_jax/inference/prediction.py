@@ -30,6 +30,11 @@ def preparation(config: Config) -> Preparation:
     return fixed or Preparation(**config.preparation.to_dict())
 
 
+def preparation_of_new(config: Config) -> Preparation:
+    """What a scan goes through that is no file of the data set's own."""
+    return find_layout(config.data.name).new_scans or preparation(config)
+
+
 def named_values(config: Config) -> dict[int, str]:
     """The names of the values of masks, in the order of the classes."""
     names = find_layout(config.data.name).label_names

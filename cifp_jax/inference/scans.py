@@ -1,5 +1,6 @@
 """Scans as they come to a network that segments them."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from jaxtyping import Float, Shaped
 
 from cifp_jax.config import Config
 from cifp_jax.data.layouts import find_layout
-from cifp_jax.inference.prediction import expected, preparation
+from cifp_jax.inference.prediction import expected, preparation_of_new
 from cifp_jax.scans import readers
 from cifp_jax.scans.preparation import intensity_range
 from cifp_jax.scans.readers import Source
@@ -36,7 +37,9 @@ class ReadyScan(NamedTuple):
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel of the scan, millilitres."""
+        """Volume of a voxel of the scan, millilitres; NaN where its file does not say."""
+        if self.scan.prepared and not self.scan.oriented:
+            return math.nan
         return abs(float(np.linalg.det(self.scan.affine[:3, :3]))) / 1000
 
 
@@ -61,10 +64,9 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
             f"(config.data.name={config.data.name!r}), and how is not known here. Give it HDF5 "
             f"files that were prepared in the same way.",
         )
-    prepare = preparation(config)
+    prepare = preparation_of_new(config)
     order = [prepare.source_axis(scan, i) for i in range(3)]
     spacing = tuple(scan.spacing[i] for i in order)
-    directions = "".join(scan.orientation[i] for i in order) if scan.oriented else ""
     turned, image = prepare.turned(scan.array, scan), prepare.image(scan)
-    doubts = expected(config).doubts(sources[0], scan, spacing, directions)
+    doubts = expected(config).doubts(sources[0], scan, spacing)
     return ReadyScan(sources[0], scan, turned, spacing, image, tuple(doubts))

@@ -1,4 +1,4 @@
-"""What lies in a folder: each file is of a scan, a DICOM segmentation, or left out, and why."""
+"""What lies in a folder: each file is of a scan, a segmentation, or left out, and why."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
     Attributes:
       scans: their names and where they are.
-      segmentations: DICOM segmentations by name.
+      segmentations: of DICOM and 3D Slicer, by name.
       ignored: every other file, and why it is left out.
       problems: what is wrong with files that were to be scans.
     """
@@ -165,6 +165,8 @@ def discover(path: pathlib.Path, leave_out: Collection[pathlib.Path] = ()) -> Fo
             if not hidden and readers.suffix(file) not in ("", *dicom.SUFFIXES) and file.exists():
                 if path.is_dir() and readers.is_slice(file):
                     found.ignored[file] = "a slice of a prepared volume"
+                elif drawn := segmentations.described_by_slicer(file):
+                    found.segmentations[_name(path, file)] = drawn
                 else:
                     named.append((_name(path, file), file))
                 continue

@@ -26,24 +26,19 @@ class Expected:
       spacing: smallest and largest distance of voxels along each axis of the record, mm; () where
         it is not known.
       intensity: between which all values of a scan lie, as in its file.
-      axes: the two ends of each axis of the record, e.g. "LR", or () where any will do.
     """
 
     modality: str = ""
     spacing: tuple[tuple[float, float], ...] = ()
     intensity: tuple[float, float] = (-math.inf, math.inf)
-    axes: tuple[str, ...] = ()
 
-    def doubts(
-        self, source: Source, scan: Volume, spacing: Sequence[float], directions: str = ""
-    ) -> list[str]:
+    def doubts(self, source: Source, scan: Volume, spacing: Sequence[float]) -> list[str]:
         """Why the network of such data may say nothing of use about a scan.
 
         Args:
           source: its files.
           scan: as it was read; of several channels the first one counts.
           spacing: along the axes of the record, mm.
-          directions: where these axes point to, e.g. "LPS"; "" where nobody knows.
 
         Returns:
           A clause for each reason, without the name of the file.
@@ -63,11 +58,6 @@ class Expected:
             found.append(
                 f"its voxels are {' x '.join(f'{side:.3g}' for side in spacing)} mm, where the "
                 f"network expects {seen} mm"
-            )
-        if any(way not in ends for way, ends in zip(directions, self.axes, strict=False)):
-            found.append(
-                f"its axes run to {directions}, where the network expects "
-                f"{', '.join('-'.join(ends) for ends in self.axes)} in this order"
             )
         channel = scan.array if scan.array.ndim == 3 else scan.array[..., 0]
         sample = channel.reshape(-1)[:: max(channel.size // _SAMPLE, 1)]

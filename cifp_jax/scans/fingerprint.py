@@ -17,7 +17,6 @@ from cifp_jax.scans.volumes import Volume
 
 _SAMPLE = 100_000  # voxels of a scan that its percentiles are taken from
 _FOREGROUND_SAMPLE = 10_000  # labelled voxels of a case that are kept for those of the whole set
-_SLICER = ".seg.nrrd"  # segmentations of 3D Slicer
 _CANONICAL = Preparation(canonical=True)
 
 
@@ -79,7 +78,7 @@ def read_pair(
 ) -> tuple[Volume, Volume | None]:
     """The scan and the mask of a case, on one grid.
 
-    `labels` are names of values, which the segments of a DICOM segmentation become.
+    `labels` are names of values, which the segments of a segmentation become.
 
     Raises:
       FileNotFoundError, ValueError: as `readers.read_channels` and `volumes.on_grid_of`.
@@ -92,7 +91,7 @@ def read_pair(
     if case.label is None:
         return scan, None
     # Both may cover a part of the scan alone: 3D Slicer saves the box around its segments.
-    partial = isinstance(case.label, Segmentation) or str(case.label).lower().endswith(_SLICER)
+    partial = isinstance(case.label, Segmentation) or segmentations.is_slicer(case.label)
     if isinstance(case.label, Segmentation):
         mask = segmentations.read(case.label, {name: value for value, name in labels.items()})
     else:
@@ -209,7 +208,6 @@ def summary(facts: Sequence[CaseFacts]) -> dict[str, Any]:
         "labeled": sum(bool(f.values) for f in facts),
         "median_spacing": np.median([f.spacing for f in facts], axis=0).tolist(),
         "median_shape": np.median([f.shape for f in facts], axis=0).tolist(),
-        "median_box": np.median([f.box for f in facts], axis=0).tolist(),
         "lowest_intensity": np.min([[c[0] for c in f.intensities] for f in facts], axis=0).tolist(),
         "highest_minimum": np.max([[c[0] for c in f.intensities] for f in facts], axis=0).tolist(),
         "foreground_intensity": [

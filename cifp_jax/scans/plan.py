@@ -4,21 +4,22 @@ The rules are ours, in the manner of nnU-Net's: medians of the training set, and
 that fits. The memory that a step takes is estimated, not measured.
 """
 
+import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import pprint
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifp_jax.scans.preparation import MOST_VALUES, Preparation
+import numpy as np
+
+from cifp_jax.scans.preparation import MOST_VALUES, Preparation, across_slices
 
 FILTERS = (16, 32, 64, 128, 256)
 _STRIDES = 16  # both networks halve the resolution four times
-_THICK = 3.0  # ratio of the largest spacing to the middle one from which slices are apart
+_APART = 3.0  # ratio of the largest spacing to the middle one from which slices are apart
+_SIDES = ("right", "anterior", "superior")
 _THIN = 32  # voxels along the shortest side below which a 3D network has little to see
 # Arrays of a resolution's channels that a training step keeps: four layers of three, and skips.
 _MAPS = 16
@@ -70,7 +71,7 @@ def _choose_rank(
     low, middle, high = sorted(spacing)
     if wanted is not None:
         return wanted, "as asked for"
-    if high / middle >= _THICK:
+    if high / middle >= _APART:
         why = f"the slices are {high:.3g} mm apart, {high / middle:.1f} times the next spacing"
         return 2, f"{why}: little of a voxel's neighbours shows in the next slice"
     if min(box) < _THIN:
@@ -97,6 +98,35 @@ def _normalization(
             rules.append(("zscore",))
             reasons.append(f"channel {i}: mean 0 and deviation 1 in each scan")
     return tuple(rules), "; ".join(reasons)
+
+
+def _grid(
+    cases: Sequence[Mapping[str, Any]],
+) -> tuple[list[float], list[float], tuple[int, ...], str, str]:
+    """Medians over the scans of spacing and box, and which axes of the patient they are of.
+
+    Where most scans have slices, the third number is that across each scan's own ones, whichever
+    axis they run across: those of the heart lie askew, and may be nearest to any.
+
+    Returns:
+      Spacing in mm, box in voxels, axes, "last" where most scans have slices and else "", and a
+      remark on scans whose slices run across another axis than most.
+    """
+    thick = [across_slices(case["spacing"]) for case in cases]
+    across = collections.Counter(axis for axis in thick if axis is not None).most_common()
+    slices = "last" if 2 * sum(count for _, count in across) > len(cases) else ""
+    axes, remark = (0, 1, 2), ""
+    if slices:
+        (most, count), *others = across
+        axes = (*(axis for axis in axes if axis != most), most)
+        if few := sum(count for _, count in others):
+            remark = f" (in {count} scans, and in {few} across another one)"
+    order = Preparation(axes=axes, slices=slices).order
+    spacing, box = (
+        np.median([[c[of][i] for i in order(c["spacing"])] for c in cases], axis=0).tolist()
+        for of in ("spacing", "box")
+    )
+    return [float(f"{s:.6g}") for s in spacing], box, axes, slices, remark
 
 
 def make_plan(
@@ -136,20 +166,23 @@ def make_plan(
             f"The masks hold {len(labels)} values together; {MOST_VALUES} are the most. They may "
             f"number single objects, or be scans; give each structure one value."
         )
-    spacing = [float(f"{s:.6g}") for s in fingerprint["median_spacing"]]
-    box = fingerprint["median_box"]
+    cases = list(fingerprint["by_case"].values())
+    spacing, box, axes, slices, remark = _grid(cases)
     planned_rank, why = _choose_rank(spacing, box, rank)
     reasons = [f"{planned_rank}D: {why}."]
     if planned_rank == 2:
-        by_spacing = max(spacing) / sorted(spacing)[1] >= 1.5
-        across = spacing.index(max(spacing)) if by_spacing else box.index(min(box))
-        axes = (across, *(i for i in range(3) if i != across))
-        target = (0.0, *(spacing[i] for i in axes[1:]))
-        axis_name = ("right", "anterior", "superior")[across]
-        reasons.append(f"Slices run across the {axis_name} axis, whose spacing is kept.")
-        sides = [box[i] for i in axes[1:]]
+        slices = "first" if slices else ""
+        # Where no axis is thick, the thinnest side of the box is.
+        across = 2 if slices else box.index(min(box))
+        kept = [i for i in range(3) if i != across]
+        axes = (axes[across], *(axes[i] for i in kept))
+        target, sides = (0.0, *(spacing[i] for i in kept)), [box[i] for i in kept]
+        reasons.append(f"Slices run across the {_SIDES[axes[0]]} axis{remark}.")
+        reasons.append("Their distance is kept.")
     else:
-        axes, target, sides = (0, 1, 2), tuple(spacing), box
+        target, sides = tuple(spacing), box
+        if slices:
+            reasons.append(f"Slices run across the {_SIDES[axes[2]]} axis{remark}, and come last.")
     written = " x ".join(f"{s:.3g}" if s else "own" for s in target)
     reasons.append(f"Spacing {written} mm: the median of the scans.")
     normalization, why = _normalization(fingerprint, channels, channel_count)
@@ -159,8 +192,9 @@ def make_plan(
     steps = (30_000 if planned_rank == 2 else 15_000) if machine.accelerated else 4000
     reasons.append(f"{steps} steps: {'the literature' if machine.accelerated else 'for a CPU'}.")
     reasons.append("Strong augmentation and AdamW: the recipe that gave the best figures on ACDC.")
-    values = tuple(labels)
-    preparation = Preparation(True, axes, target, normalization, tuple(labels.values()), values)
+    preparation = Preparation(
+        True, axes, slices, target, normalization, tuple(labels.values()), tuple(labels)
+    )
     return Plan(
         planned_rank,
         preparation,
@@ -213,71 +247,3 @@ def identity(plan: Plan, fingerprint: Mapping[str, Any]) -> str:
     """What tells a prepared data set from another one: a digest of its plan and its scans."""
     made_of = (dataclasses.asdict(plan.preparation), plan.channels, fingerprint)
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
-
-
-def settings(
-    plan: Plan, *, identity: str, labeled: int, validation: int, tested: bool, bytes_on_disk: int
-) -> dict[str, Any]:
-    """The settings of a plan, by the names that they have in a configuration."""
-    stride = tuple(max(side // 2, 1) for side in plan.patch)
-    return {
-        "data.name": "volumes" if plan.rank == 3 else "slices",
-        "data.identity": identity,
-        "data.labeled": labeled,
-        "data.test_list": "test.list" if tested else "",
-        "data.channels": plan.channels,
-        "data.patch_size": plan.patch,
-        "data.batch_labeled": plan.batch,
-        "data.batch_unlabeled": plan.batch,
-        "data.cache_gb": round(min(max(bytes_on_disk / 2**30, 1.0), 16.0), 1),
-        "augmentation.name": "strong",
-        "model.name": "vnet" if plan.rank == 3 else "unet",
-        "model.classes": plan.classes,
-        "model.filters": plan.filters,
-        "optimizer.name": "adamw",
-        "optimizer.learning_rate": 1e-3,
-        "optimizer.weight_decay": 0.01,
-        "optimizer.schedule": "cosine",
-        "optimizer.warmup_steps": max(plan.steps // 30, 1),
-        "optimizer.clip": 1.0,
-        "training.steps": plan.steps,
-        "training.supervised_steps": plan.steps // 3,
-        "training.evaluate_every": max(plan.steps // 15, 1) if validation else 0,
-        "evaluation.stride": stride,
-        "evaluation.gaussian": True,
-        "evaluation.batch": max(plan.batch, 1),
-        "evaluation.report": "best" if validation else "last",
-        **{
-            f"preparation.{name}": value
-            for name, value in dataclasses.asdict(plan.preparation).items()
-        },
-    }
-
-
-def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
-    """A configuration file in Python, which reads the data that lies beside it."""
-    wrap = functools.partial(
-        textwrap.fill, width=100, initial_indent="# ", subsequent_indent="#   "
-    )
-    reasons = "\n".join(map(wrap, plan.reasons))
-    lines = [f"    config.{name} = {pprint.pformat(value)}" for name, value in values.items()]
-    lines.append(f"    set_where_present(config.methods, ramp_steps={plan.steps // 3})")
-    body = "\n".join(line.replace("\n", "\n    ") for line in lines)
-    return f'''"""Planned from the data beside this file; see fingerprint.json.
-
-    python -m cifp_jax.main --config=THIS_FILE
-"""
-
-import pathlib
-
-from cifp_jax.config import Config, default_config, set_where_present
-
-{reasons}
-
-
-def get_config() -> Config:
-    config = default_config()
-    config.data.root = str(pathlib.Path(__file__).resolve().parent)
-{body}
-    return config
-'''

@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, Shaped
 from cifp_jax.scans import geometry
 from cifp_jax.scans.volumes import Volume, check_oriented, refuse
 
+THICK = 1.5  # ratio of a scan's largest spacing to the next one from which it has slices
 MOST_VALUES = 256  # of masks: classes are stored as 8 bits
 _FEW_VALUES = 2**16  # of whole numbers, which are counted faster than sorted
 _LARGEST = 1e10  # no scanner gives more; a voxel that does would flatten all others
@@ -54,6 +55,12 @@ def intensity_range(
     return low, high
 
 
+def across_slices(spacing: Sequence[float]) -> int | None:
+    """The axis across a scan's slices, which is the thickest one; None where it has none."""
+    across = int(np.argmax(spacing))
+    return across if spacing[across] >= THICK * sorted(spacing)[1] else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Preparation:
     """How a file becomes a record for training.
@@ -61,6 +68,9 @@ class Preparation:
     Attributes:
       canonical: turn the axes to right, anterior, superior first; False leaves them as in the file.
       axes: order of those axes in the record. Of slices, the axis across them comes first.
+      slices: where the axis across a scan's own slices goes in the record, "first" or "last", as
+        slices of the heart, for one, lie askew and may be nearest to another axis in each patient.
+        "" leaves all to `axes`, which also orders the other two, and scans without slices.
       spacing: of the record along its axes, mm; 0 keeps that of the file. () keeps all.
       normalization: a rule for each channel, the last one for those that have none:
         ("zscore",): mean 0 and standard deviation 1 over the scan; ("minmax",): to [0, 1];
@@ -71,10 +81,29 @@ class Preparation:
 
     canonical: bool = False
     axes: tuple[int, ...] = (0, 1, 2)
+    slices: str = ""
     spacing: tuple[float, ...] = ()
     normalization: tuple[tuple[Any, ...], ...] = (("zscore",),)
     label_names: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
+
+    def order(self, spacing: Sequence[float]) -> tuple[int, ...]:
+        """The axes of a scan, turned by `canonical`, in their order in the record.
+
+        Args:
+          spacing: along these axes, mm.
+        """
+        across = across_slices(spacing) if self.slices else None
+        if across is None:
+            return self.axes
+        others = [axis for axis in self.axes if axis != across]
+        return (across, *others) if self.slices == "first" else (*others, across)
+
+    def _order(self, volume: Volume) -> tuple[int, ...]:
+        affine = volume.affine
+        if self.canonical:
+            _, affine = geometry.to_canonical(volume.array, affine)
+        return self.order(np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
     def turned(
         self, array: Shaped[np.ndarray, "x y z *c"], volume: Volume
@@ -87,13 +116,13 @@ class Preparation:
         if self.canonical:
             check_oriented(volume)
             array, _ = geometry.to_canonical(array, volume.affine)
-        return array.transpose(*self.axes, *range(3, array.ndim))
+        return array.transpose(*self._order(volume), *range(3, array.ndim))
 
     def turned_back(
         self, array: Shaped[np.ndarray, "a b d *c"], volume: Volume
     ) -> Shaped[np.ndarray, "x y z *c"]:
         """Undoes `turned` (a view)."""
-        array = array.transpose(*np.argsort(self.axes), *range(3, array.ndim))
+        array = array.transpose(*np.argsort(self._order(volume)), *range(3, array.ndim))
         return geometry.from_canonical(array, volume.affine) if self.canonical else array
 
     def affine(self, volume: Volume) -> Float[np.ndarray, "4 4"]:
@@ -101,7 +130,7 @@ class Preparation:
         affine = volume.affine
         if self.canonical:
             _, affine = geometry.to_canonical(volume.array, affine)
-        affine = affine[:, [*self.axes, 3]]
+        affine = affine[:, [*self._order(volume), 3]]
         before = [volume.array.shape[self.source_axis(volume, i)] for i in range(3)]
         scale = np.array(before) / np.array(self.shape(volume))
         # The first voxel's corner stays; its centre moves.
@@ -191,4 +220,7 @@ class Preparation:
 
 # Of the two challenges, as the field stores them.
 LA = Preparation()
+# A new scan as those are: its slices from below upwards, which a network knows in no other order,
+# and all voxels of one size. In their plane training turns and mirrors scans by itself.
+NEW_LA = Preparation(canonical=True, spacing=(0.625,) * 3)
 ACDC = Preparation(axes=(2, 1, 0), normalization=(("minmax",),))

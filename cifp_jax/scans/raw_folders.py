@@ -20,7 +20,7 @@ _MASK = re.compile(rf"^({_WORDS})[-_.]|(^|[-_.])({_WORDS})([-_.]?\d+)?$", re.IGN
 _SCAN = re.compile(r"^(volume|image|img|scan)[-_.]", re.IGNORECASE)
 BACKGROUND = "background"
 _A_MASK = "named as a mask; `prepare` takes masks of the folder that --masks names"
-_SEGMENTATION = "a DICOM segmentation; `prepare` takes it in the folder that --masks names"
+_SEGMENTATION = "a segmentation; `prepare` takes it in the folder that --masks names"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,13 +176,13 @@ def _owners(
 
 
 def _segment_names(masks: Collection[Source | Segmentation]) -> dict[int, str]:
-    """Values for the segments of DICOM segmentations, by their names; {} for masks of values."""
+    """Values for the segments of segmentations, by their names; {} for masks of values."""
     segmented = [mask for mask in masks if isinstance(mask, Segmentation)]
     if not segmented:
         return {}
     if others := [mask for mask in masks if not isinstance(mask, Segmentation)]:
         raise ValueError(
-            f"{segmented[0]}: this is a DICOM segmentation, which names its segments, and "
+            f"{segmented[0]}: this segmentation names its segments, and "
             f"{others[0]} is a mask of values without names. Save all masks in one of these ways."
         )
     names = dict.fromkeys(name for mask in segmented for _, name in mask.names)

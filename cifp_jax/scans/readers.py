@@ -127,8 +127,9 @@ def _read_hdf5(path: pathlib.Path) -> Volume:
         if not isinstance(record, h5py.Dataset):
             refuse(path, "it has no array 'image'. Prepare this file again.")
         check_dataset(path, record)
-        affine = np.asarray(file.attrs.get("affine", np.eye(4)), float)
-        return Volume(record[()], affine, path, prepared=True)
+        oriented = "affine" in file.attrs
+        affine = np.asarray(file.attrs["affine"] if oriented else np.eye(4), float)
+        return Volume(record[()], affine, path, prepared=True, oriented=oriented)
 
 
 _READERS: dict[str, Callable[[pathlib.Path], Volume]] = {

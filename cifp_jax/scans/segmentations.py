@@ -1,25 +1,29 @@
-"""DICOM segmentations as masks: read onto the grid of a scan, and written for one.
+"""Segmentations that name their segments, as masks: of DICOM, read and written, and of 3D Slicer.
 
 highdicom and the codes of pydicom are imported where they are needed: they take long, and most
 folders of scans hold no segmentation.
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import nrrd
 import numpy as np
 import pydicom
 from jaxtyping import Integer
 
 from cifp_jax.files import whole
-from cifp_jax.scans import dicom
+from cifp_jax.scans import dicom, readers
 from cifp_jax.scans.volumes import LPS, Volume, refuse
 
 _MAKER = "cifp-jax"
+_SLICER = ".seg.nrrd"
+_SEGMENT = re.compile(r"(Segment\d+_)Name")  # of a Slicer file's header
 _SERIES_NUMBER = 1000  # above those that scanners give
 
 # What a segmentation refers to its scan by, and what it copies, which may be empty but not absent.
@@ -31,12 +35,12 @@ _COPIED = (
 
 
 class Segmentation(NamedTuple):
-    """What a DICOM segmentation says of itself.
+    """What a segmentation says of itself.
 
     Attributes:
       path: the file.
       names: of its segments, by their numbers.
-      series: SeriesInstanceUIDs of the scans that it was drawn on.
+      series: SeriesInstanceUIDs of the scans that it was drawn on, where it is of DICOM.
     """
 
     path: pathlib.Path
@@ -47,8 +51,26 @@ class Segmentation(NamedTuple):
         return str(self.path)
 
 
+def is_slicer(source: object) -> bool:
+    """Whether a file is a segmentation of 3D Slicer, by its name."""
+    return str(source).lower().endswith(_SLICER)
+
+
+def described_by_slicer(path: pathlib.Path) -> Segmentation | None:
+    """The segmentation in a file of 3D Slicer; None where it is none, or names no segment."""
+    if not is_slicer(path):
+        return None
+    try:
+        header = nrrd.read_header(str(path))
+    except (OSError, ValueError, nrrd.NRRDError):
+        return None  # said when it is read as a mask
+    keys = [match[1] for key in header if (match := _SEGMENT.fullmatch(key))]
+    names = tuple((int(header[f"{key}LabelValue"]), str(header[f"{key}Name"])) for key in keys)
+    return Segmentation(path, names, ()) if names else None
+
+
 def described(path: pathlib.Path, header: pydicom.Dataset) -> Segmentation:
-    """The segmentation in a file with this header."""
+    """The DICOM segmentation in a file with this header."""
     names = tuple(
         (int(segment.SegmentNumber), str(segment.SegmentLabel))
         for segment in header.get("SegmentSequence", ())
@@ -70,12 +92,29 @@ def read(segmentation: Segmentation, values: Mapping[str, int]) -> Volume:
     Raises:
       ValueError: it cannot be read, it is fractional, its segments overlap, or one has no value.
     """
-    import highdicom
-
     path = segmentation.path
     unknown = [name for _, name in segmentation.names if name not in values]
     if unknown:
         refuse(path, f"its segments {unknown} are none of {list(values)}. Rename or remove them.")
+    return (_of_slicer if is_slicer(path) else _of_dicom)(segmentation, values)
+
+
+def _of_slicer(segmentation: Segmentation, values: Mapping[str, int]) -> Volume:
+    mask = readers.read(segmentation.path)
+    if mask.array.ndim != 3:
+        refuse(mask.path, "its segments overlap. Give each voxel to one segment.")
+    table = {0: 0} | {number: values[name] for number, name in segmentation.names}
+    found, places = np.unique(mask.array, return_inverse=True)
+    if nameless := [value for value in found.tolist() if value not in table]:
+        refuse(mask.path, f"its values {nameless} are those of no segment. Save it again.")
+    turned = np.array([table[value] for value in found.tolist()], np.uint8)
+    return dataclasses.replace(mask, array=turned[places].reshape(mask.array.shape))
+
+
+def _of_dicom(segmentation: Segmentation, values: Mapping[str, int]) -> Volume:
+    import highdicom
+
+    path = segmentation.path
     try:
         file = highdicom.seg.segread(path)
         if file.SegmentationType == "FRACTIONAL":

@@ -14,6 +14,7 @@ from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import preparation
 from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import load_weights, misfit, shapes_of
+from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training.state import network_variables
 
 # What a run keeps from its start to its end and to its evaluation.
@@ -96,7 +97,7 @@ def check_same_data(config: Config, file: pathlib.Path, facts: Mapping[str, Any]
         "model.classes": facts["network"]["classes"],
     }
     ours = {name: config[name.split(".")[0]][name.split(".")[1]] for name in theirs}
-    theirs["preparation"] = _tuples(facts["preparation"])
+    theirs["preparation"] = dataclasses.asdict(Preparation(**_tuples(facts["preparation"])))
     ours["preparation"] = dataclasses.asdict(preparation(config))
     for name, value in theirs.items():
         if value != ours[name]:

@@ -7,6 +7,7 @@ import shutil
 
 import h5py
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 
@@ -115,6 +116,35 @@ def test_segmentations_of_3d_slicer(tmp_path):
     case = RawCase("p0", (tmp_path / "scans/p0.nii.gz",), tmp_path / "p0.nrrd")
     with pytest.raises(ValueError, match=r"p0\.nrrd has \(6, 6, 2\)"):  # of others all is due
         fingerprint.read_pair(case, 1, {})
+
+
+def test_segments_of_3d_slicer_are_known_by_their_names(tmp_path, capsys):
+    """Slicer numbers segments as they were made, so in each file otherwise."""
+    drawn = np.zeros((20, 18, 4), np.uint8)
+    drawn[3:9, 5:11, 1:3] = 1 + (scan(1, (6, 6, 2)) > 250)
+    for name, values in {"p0": {"liver": 1, "tumour": 2}, "p1": {"tumour": 1, "liver": 2}}.items():
+        save(tmp_path / f"scans/{name}.nii.gz", scan(int(name[1])))
+        own = np.array([0, values["liver"], values["tumour"]], np.uint8)[drawn]
+        file = tmp_path / f"masks/{name}.seg.nrrd"
+        file.parent.mkdir(exist_ok=True)
+        writers.write(file, own, Volume(own, ANISOTROPIC, file))
+        array, header = nrrd.read(str(file))
+        for i, (segment, value) in enumerate(values.items()):
+            header |= {f"Segment{i}_Name": segment, f"Segment{i}_LabelValue": str(value)}
+        nrrd.write(str(file), array, header)
+    given = [str(tmp_path / "scans"), str(tmp_path / "out"), f"--masks={tmp_path / 'masks'}"]
+    assert prepare.main([*given, "--memory=1"]) == 0
+    assert "Classes: background, liver, tumour." in capsys.readouterr().out
+    records = []
+    for name in ("p0", "p1"):
+        with h5py.File(tmp_path / f"out/volumes/{name}.h5") as file:
+            records.append(np.asarray(file["label"]))
+    np.testing.assert_array_equal(*records)
+    assert np.bincount(records[0].ravel()).tolist() == np.bincount(drawn.ravel()).tolist()
+    header["Segment1_LabelValue"] = "3"  # so that a value of the mask is nobody's
+    nrrd.write(str(file := tmp_path / "masks/p1.seg.nrrd"), array, header)
+    assert prepare.main([*given, "--memory=1"]) == 1
+    assert f"{file}: its values [2] are those of no segment" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -67,6 +67,37 @@ def test_another_network_does_not_add_to_old_masks(run, tmp_path, monkeypatch, c
     assert call(run, folder, out, "--flips") == 1  # other options, other masks
 
 
+def test_another_scan_of_the_same_name_does_not_get_its_mask(run, tmp_path, capsys):
+    """All scans of LA, for one, have the same file name."""
+    first, second, out = scans(tmp_path / "in", "a"), tmp_path / "other", tmp_path / "out"
+    nifti(second / "a.nii.gz", (100 * classes(5)).astype(np.int16))
+    assert call(run, first, out) == 0
+    assert call(run, first, out) == 0  # the same one has its mask
+    before = (out / "a.nii.gz").read_bytes()
+    assert call(run, second, out) == 1
+    assert "a.nii.gz: this is the mask of another scan" in capsys.readouterr().out
+    assert (out / "a.nii.gz").read_bytes() == before
+    assert call(run, second, out, "--overwrite") == 0
+    assert (out / "a.nii.gz").read_bytes() != before
+    assert call(run, second, out) == 0
+
+
+def test_no_volume_of_voxels_of_unknown_size(run, tmp_path):
+    """The field's HDF5 files do not say how large their voxels are."""
+    for name, attributes in {"a": {}, "b": {"affine": np.diag([1.0, 2, 5, 1])}}.items():
+        files.write_record(
+            tmp_path / f"in/{name}.h5", {"image": classes(0) - 1.0}, attributes=attributes
+        )
+    assert call(run, tmp_path / "in", tmp_path / "out") == 0
+    volumes = {
+        row["case"]: row["volume_ml"]
+        for row in table(tmp_path / "out/measurements.csv")
+        if row["structure"] == "core"
+    }
+    assert volumes["a"] == ""
+    assert float(volumes["b"]) == pytest.approx((classes(0) == 2).sum() * 0.01, rel=1e-5)
+
+
 def test_masks_are_not_segmented_as_scans(run, tmp_path, capsys):
     folder = scans(tmp_path / "in", "a")
     assert call(run, folder, folder / "masks", "--uncertainty") == 0
