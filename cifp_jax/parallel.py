@@ -157,6 +157,19 @@ def take_partners(x: PyTree, unlabeled: int, shards: int) -> PyTree:
     return x if jax.tree.leaves(x)[0].shape[0] == unlabeled else jax.tree.map(take, x)
 
 
+def on_each_device(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`function(batch)` as each device's own work on its part of the batch, under `jit` too.
+
+    For loops that end when their data says so: jitted over a mesh, they would ask all devices at
+    each turn, and devices that ask in different orders wait for each other forever.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function
+    split = PartitionSpec(DATA)
+    return jax.shard_map(function, in_specs=split, out_specs=split, check_vma=False)
+
+
 def check_batch(sizes: Mapping[str, int], unit: int, mode: str, space: int = 1) -> None:
     """Raises ValueError where the devices do not divide the batch.
 
@@ -201,10 +214,14 @@ def compile_step(
         NamedSharding(mesh, PartitionSpec()),
         NamedSharding(mesh, PartitionSpec(DATA)),
     )
+    space = mesh if mesh.shape[SPACE] > 1 else None
+
+    def traced(*arguments: Any) -> tuple[Any, Any]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # of which `on_each_device` asks
+            return step(*arguments, shards=mesh.shape[DATA], mesh=space)
+
     return jax.jit(
-        functools.partial(
-            step, shards=mesh.shape[DATA], mesh=mesh if mesh.shape[SPACE] > 1 else None
-        ),
+        traced,
         in_shardings=(replicated, split, *[replicated] * shared),
         out_shardings=(replicated, replicated),
         donate_argnums=0,

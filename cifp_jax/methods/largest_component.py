@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from cifp_jax import parallel
+
 
 def _spread(ids: Int[Array, "*spatial"], mask: Bool[Array, "*spatial"]) -> Int[Array, "*spatial"]:
     """Each voxel of the mask takes the largest number around it, and then that number's own."""
@@ -75,10 +77,14 @@ def keep_largest(
       classes: their number, background included.
       of: class, of each class; foreground, of all classes together, see `largest_foreground`.
     """
-    if of == "foreground":
-        kept = jax.vmap(functools.partial(largest_foreground, classes=classes))(label)
-        return jnp.where(kept, label, 0)
-    largest = jnp.zeros_like(label)
-    for k in range(1, classes):
-        largest = jnp.where(jax.vmap(largest_component)(label == k), k, largest)
-    return largest
+
+    def keep(label: Int[Array, "b *spatial"]) -> Int[Array, "b *spatial"]:
+        if of == "foreground":
+            kept = jax.vmap(functools.partial(largest_foreground, classes=classes))(label)
+            return jnp.where(kept, label, 0)
+        largest = jnp.zeros_like(label)
+        for k in range(1, classes):
+            largest = jnp.where(jax.vmap(largest_component)(label == k), k, largest)
+        return largest
+
+    return parallel.on_each_device(keep)(label)

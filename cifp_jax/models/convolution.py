@@ -238,6 +238,8 @@ def _kernel_gradient_of_volumes(
         return total.reshape(3, 3, d, c).swapaxes(2, 3)
 
     looped = math.prod(x.shape[1:]) <= _LOOPED
-    return winograd.kernel_gradient(
-        x, g, lambda x, g: jnp.sum(of_examples(*_padded_rows(x, g)), axis=0), looped=looped
+    by_example = winograd.kernel_gradient(
+        x, g, lambda x, g: of_examples(*_padded_rows(x, g)), looped=looped
     )
+    # Not in the loop: devices that add up there may wait for each other in different places.
+    return jnp.sum(by_example, axis=1)

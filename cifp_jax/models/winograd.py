@@ -69,7 +69,7 @@ def kernel_gradient(
     gradient_of_rest: Callable[[Array, Array], Array],
     *,
     looped: bool,
-) -> Float[Array, "3 *window c d"]:
+) -> Float[Array, "3 *of_rest"]:
     """The kernel's gradient; `gradient_of_rest(x, g)` is that over the rest of the axes.
 
     `looped` compiles it once, as the body of a loop, for parts that are all in memory.
