@@ -97,9 +97,11 @@ def default_config() -> Config:
 
     config.training = ConfigDict()
     config.training.init_from = ""  # run, file or name of weights to start from; "": the seed
-    config.training.supervised_steps = 0  # the first steps, on labelled images alone
+    config.training.supervised_steps = 0  # first, on labelled images alone; ramps begin after them
     config.training.steps = 30_000  # to the end of the run, of the schedule too
-    config.training.remat = False  # keep what convolutions make alone for the backward pass
+    config.training.remat = (
+        False  # keep what convolutions give; compute the rest again for gradients
+    )
     config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part
     config.training.skip_at_most = 10  # steps in a row whose loss is no number; then the run ends
     config.training.log_every = 50  # steps between two lines of the log
@@ -112,7 +114,7 @@ def default_config() -> Config:
     config.evaluation.flips = False  # average over mirror images, for 4 times the time
     config.evaluation.batch = 8  # windows or slices in one pass; on a CPU at most one a device
     config.evaluation.empty = "diagonal"  # distance of a missed class: diagonal or literature
-    config.evaluation.largest_component = ""  # keep it alone: of each class, foreground; "": no
+    config.evaluation.largest_component = ""  # what is kept: of each class, foreground; "": all
     config.evaluation.weights = "ema"  # which network is evaluated: ema or student
     config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
     config.evaluation.overlays = 3  # cases drawn as PNG and on the report, the worst ones

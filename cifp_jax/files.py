@@ -14,6 +14,15 @@ from typing import Any
 import h5py
 import numpy as np
 
+_REASONS = {
+    errno.ENOSPC: "no room is left on the disk. Free some",
+    **dict.fromkeys((errno.EACCES, errno.EROFS, errno.EPERM), "it may not be written"),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY),
+        "a file stands where a folder is needed, or a folder in the place of a file. Remove it",
+    ),
+}
+
 
 class Unwritable(OSError):
     """An error that says which file could not be written, and the remedy; without its number."""
@@ -30,9 +39,8 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         # HDF5 says it in its message only.
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
-        if full or error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            why = "no room is left on the disk. Free some" if full else "it may not be written"
-            code = errno.ENOSPC if full else error.errno
+        code = errno.ENOSPC if full else error.errno
+        if why := _REASONS.get(code or 0):
             raise Unwritable(code, f"{path}: {why}, or name another folder.") from error
         raise
 

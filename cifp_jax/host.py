@@ -97,11 +97,11 @@ def use_cores(sizes: Sequence[int], unit: int) -> None:
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if told or jax.config.jax_num_cpu_devices != -1:  # pyright: ignore
         return
-    fits = [n for n in range(1, _cores() + 1) if not any(size % (n * unit) for size in sizes)]
+    fits = [n for n in range(1, cores() + 1) if not any(size % (n * unit) for size in sizes)]
     jax.config.update("jax_num_cpu_devices", max(fits, default=1))
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -3,7 +3,7 @@
 It reads checkpoints of the field's 2D U-Net and 3D V-Net by the names that their layers have in
 SSL4MIS, UA-MT and BCP (UniMatch's U-Net has those of SSL4MIS), and writes a file of weights that
 `--mode=evaluate --weights=OUT` reads. Only tensors are loaded from FILE, and no code. PyTorch has
-to be installed, `pip install 'cifp-jax[torch]'`, unless FILE is a safetensors file.
+to be installed, `pip install '.[torch]'` in the clone, unless FILE is a safetensors file.
 
 A V-Net with residual blocks has the same names and shapes as one without, and another output; BCP
 and UA-MT train the one without, which is the one that is meant here.

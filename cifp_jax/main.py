@@ -56,7 +56,7 @@ def config_file(given: str) -> str:
       ValueError: there is none of this name.
     """
     name, colon, variant = given.partition(":")
-    if pathlib.Path(name).suffix or not name:
+    if not name or (pathlib.Path(name).suffix and pathlib.Path(name).is_file()):
         return given
     for folder in _NAMED:
         if (folder / f"{name}.py").is_file():
@@ -129,7 +129,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     except OSError as error:
         sys.exit(f"error: --config: {error}")
     except (flags.Error, ValueError) as error:
-        sys.exit(f"error: {_said_of_file(error) or error}")
+        said = _said_of_file(error) or str(error)
+        if "--config=None" in said:
+            said = "no configuration is named: give --config=acdc:cpu, say, or a file."
+        sys.exit(f"error: {said}")
     except (AttributeError, KeyError) as error:
         if said := _said_of_file(error):
             sys.exit(f"error: {said}")
@@ -139,7 +142,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"Not a flag: {' '.join(argv[1:])}")
+        sys.exit(f"error: {argv[1]} is no flag; a setting is --config.training.steps=100, say.")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows how far the run is
     config = _CONFIG.value

@@ -11,7 +11,6 @@ over a mesh of all devices of all processes (`jit`), and pmapped over the device
 """
 
 import functools
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from cifp_jax import host
 from cifp_jax.mesh import DATA, SPACE, image_spec, make_mesh
 
 MODES = ("jit", "pmap", "none")
@@ -43,7 +43,8 @@ def hardware() -> str:
     """What computes, for the record: `2 x NVIDIA ...`, or the cores of a CPU."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return f"{os.cpu_count()} CPU cores"
+        count = host.cores()
+        return f"{count} CPU core{'s' if count > 1 else ''}"
     return f"{jax.device_count()} x {device.device_kind}"
 
 

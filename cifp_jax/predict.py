@@ -75,6 +75,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1.")
+    if arguments.spatial_partitions < 1:
+        parser.error("--spatial-partitions must be at least 1.")
     if arguments.rank and arguments.flips:
         parser.error(
             "--rank compares the predictions of mirror images, of which --flips leaves only the "

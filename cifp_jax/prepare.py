@@ -41,6 +41,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--jobs must be at least 1.")
     if arguments.memory is not None and arguments.memory <= 0:
         parser.error("--memory must be above 0.")
+    if arguments.validation is not None and arguments.validation < 0:
+        parser.error("--validation must be at least 0.")
     return arguments
 
 

@@ -18,6 +18,9 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from cifp_jax.files import make_folder
+
+
 T = TypeVar("T")
 
 # A process that ends without a word is missed after this time; one whose connection breaks in a
@@ -195,7 +198,7 @@ def check_equal(facts: Mapping[str, Any]) -> None:
 
 def check_common_folder(folder: pathlib.Path) -> None:
     """Makes a folder by the first process; raises ValueError where another one does not see it."""
-    by_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+    by_first(lambda: make_folder(folder))
     unseen = [number for number, seen in enumerate(gather(folder.is_dir())) if not seen]
     if unseen:
         raise ValueError(

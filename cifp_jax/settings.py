@@ -27,7 +27,7 @@ class Declared:
       meaning: one or more full sentences.
       options: the values that it may have; empty where any will do.
       low, high: the ends of its range, which belong to it.
-      above, below: the ends of its range, which do not belong to it.
+      below: the upper end of its range, which does not belong to it.
       unit: of its value, such as "steps".
     """
 
@@ -35,7 +35,6 @@ class Declared:
     options: tuple[Any, ...] = ()
     low: int | float | None = None
     high: int | float | None = None
-    above: int | float | None = None
     below: int | float | None = None
     unit: str = ""
 
@@ -44,9 +43,8 @@ class Declared:
         """In words, such as "from 0 to 1"; empty where there is none."""
         if self.low is not None and self.high is not None:
             return f"from {self.low} to {self.high}"
-        starts = {"at least": self.low, "above": self.above}
-        ends = {"at most": self.high, "below": self.below}
-        parts = [f"{word} {end}" for word, end in {**starts, **ends}.items() if end is not None]
+        ends = {"at least": self.low, "at most": self.high, "below": self.below}
+        parts = [f"{word} {end}" for word, end in ends.items() if end is not None]
         return " and ".join(parts)
 
     def holds(self, value: int | float) -> bool:
@@ -54,7 +52,6 @@ class Declared:
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
 

@@ -39,17 +39,17 @@ def get_config(variant: str = "full") -> Config:
         config.augmentation.name = "strong"
         config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.01)
         config.optimizer.update(schedule="cosine", warmup_steps=200, clip=1.0)
-        # A short budget wants a ramp, and a pre-training, over a third of it. Pseudo labels of an
-        # untrained teacher hold nothing but background.
+        # Pseudo labels of an untrained teacher hold nothing but background. Ramps and BCP's
+        # pre-training begin when these steps have ended.
         config.training.supervised_steps = 2000
-        set_where_present(config.methods, ramp_steps=2000, pretrain_steps=2000)
+        set_where_present(config.methods, ramp_steps=500, pretrain_steps=1000)
     if variant == "cpu":
         config.data.patch_size = (112, 112)
         config.data.batch_labeled = config.data.batch_unlabeled = 4
-        config.training.steps = config.methods.ua_mt.threshold_steps = 6000
+        config.training.steps, config.methods.ua_mt.threshold_steps = 6000, 4000
         config.training.evaluate_every = config.training.checkpoint_every = 500
     if variant == "gpu":
         config.data.patch_size = (160, 160)
-        config.training.steps = config.methods.ua_mt.threshold_steps = 7000
+        config.training.steps, config.methods.ua_mt.threshold_steps = 7000, 5000
         config.training.evaluate_every = config.training.checkpoint_every = 1000
     return config

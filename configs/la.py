@@ -48,12 +48,15 @@ def get_config(variant: str = "full") -> Config:
         config.augmentation.name = "strong"
         config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.01)
         config.optimizer.update(schedule="cosine", warmup_steps=100, clip=1.0)
-        # A short budget wants a pre-training: pseudo labels of an untrained teacher hold nothing
-        # but background.
-        steps, supervised, ramp = (1400, 800, 600) if variant == "cpu" else (4500, 1500, 1000)
+        # Pseudo labels of an untrained teacher hold nothing but background. Ramps and BCP's
+        # pre-training begin when these steps have ended.
+        steps, supervised, ramp = (1400, 800, 150) if variant == "cpu" else (4500, 1500, 500)
         config.training.update(steps=steps, supervised_steps=supervised)
         set_where_present(
-            config.methods, ramp_steps=ramp, pretrain_steps=supervised, threshold_steps=steps
+            config.methods,
+            ramp_steps=ramp,
+            pretrain_steps=ramp,
+            threshold_steps=steps - supervised,
         )
     if variant == "cpu":
         config.data.downsample = 3

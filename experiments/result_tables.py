@@ -138,9 +138,9 @@ BOTH_LOSSES = "criterion=ce_dice"
 # By what they start from: runs with the labelled scans alone, with CIFP, and with all labels.
 ALL_LABELS = {
     "ACDC 7, 112 x 112, from `acdc7_supervised_0`": (
-        "ablation_cpu/acdc7_supervised_alone_seed0",
-        "ablation_cpu/acdc7_default_seed0",
-        "ablation_cpu/acdc70_supervised_seed0",
+        "ablation_cpu_first_network/acdc7_supervised_alone_seed0",
+        "ablation_cpu_first_network/acdc7_default_seed0",
+        "ablation_cpu_first_network/acdc70_supervised_seed0",
     ),
     "ACDC 7, 160 x 160, from `acdc-7-supervised`": (
         "acdc_cpu/acdc7_supervised_1_longer",
@@ -262,11 +262,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "acdc_cpu": lambda: by_class("acdc_cpu", "RV / myocardium / LV"),
     "la_cpu": lambda: by_class("la_cpu", "left atrium"),
     "ablation_3": lambda: ablation("ablation_cpu_second_network", 3),
-    "ablation_7": lambda: ablation("ablation_cpu", 7),
-    "ablation_la": lambda: ablation("ablation_cpu", 8),
-    "ablation_3_both_losses": lambda: ablation("ablation_cpu", 3, BOTH_LOSSES),
+    "ablation_7": lambda: ablation("ablation_cpu_first_network", 7),
+    "ablation_la": lambda: ablation("ablation_cpu_first_network", 8),
+    "ablation_3_both_losses": lambda: ablation("ablation_cpu_first_network", 3, BOTH_LOSSES),
     "ablation_3_both_losses_again": lambda: ablation("ablation_cpu_second_network", 3, BOTH_LOSSES),
-    "ablation_7_both_losses": lambda: ablation("ablation_cpu", 7, BOTH_LOSSES),
+    "ablation_7_both_losses": lambda: ablation("ablation_cpu_first_network", 7, BOTH_LOSSES),
     "all_labels": all_labels,
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,

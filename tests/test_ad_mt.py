@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cifp_jax.methods import METHODS, ad_mt, views
+from cifp_jax.methods.context import Context
 from tests.support.methods import (
     LIKELY,
     PIXELS,
@@ -70,7 +71,10 @@ def test_the_teachers_of_ad_mt_take_turns():
     assert active[0] == 0
     assert set(turns) == set(range(1, 8))
     settings = ad_mt.Settings(period=7)
-    first, second = jax.vmap(lambda t: METHODS["ad_mt"].decays(t, 0.9, settings))(steps)
+    key = jax.random.key(0)
+    first, second = jax.vmap(lambda t: METHODS["ad_mt"].decays(Context(key, t), 0.9, settings))(
+        steps
+    )
     np.testing.assert_array_equal(np.asarray(first) == 1, active == 1)
     np.testing.assert_array_equal(np.asarray(second) == 1, active == 0)
     assert float(jnp.minimum(first, second)[-1]) == pytest.approx(0.9)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import parallel
-from cifp_jax.augmentation import Settings, augment, augment_batch, carry, source_size
+from cifp_jax.augmentation import Settings, augment, augment_batch, carry, source_size, spatial
 from cifp_jax.mesh import DATA, make_mesh
 from tests.support.augmentation import NOTHING
 
@@ -96,7 +96,7 @@ def test_a_prediction_is_carried_as_a_label_is(shape):
     source = tuple(n + 4 for n in shape)
     _, label = example(source, 8)
     probs = jax.nn.one_hot(label, 3)
-    seen, places = unlabeled(keys(8), probs, shape, settings)
+    _, seen, places = unlabeled(keys(8), probs, shape, settings)
     carried = jax.jit(carry)(probs, places)
     np.testing.assert_allclose(carried.sum(axis=-1), 1, atol=1e-5)
     np.testing.assert_allclose(carried[..., 1:], seen[..., 1:], atol=1e-5)
@@ -128,8 +128,27 @@ def test_sources_leave_room_and_suit_the_networks():
 
 def test_every_example_has_its_own_draw():
     image, _ = example((12, 10))
-    seen, _ = unlabeled(keys(), jnp.stack([image[0]] * 4), (12, 10), Settings())
-    assert len({np.asarray(one).tobytes() for one in seen}) == 4
+    strong, weak, _ = unlabeled(keys(), jnp.stack([image[0]] * 4), (12, 10), Settings())
+    for seen in (strong, weak):
+        assert len({np.asarray(one).tobytes() for one in seen}) == 4
+
+
+def test_pseudo_labels_are_made_of_gray_values_as_they_are():
+    """The two views of an unlabelled image lie alike; only the strong one changes its values."""
+    image, label = example((12, 10))
+    noisy = dataclasses.replace(Settings(), noise=(1.0, 0.3, 0.3))
+    batch = augment_batch(jax.random.key(1), streams(image, label), (12, 10), noisy)["unlabeled"]
+    at = batch["places"]
+    read = jnp.stack(
+        [spatial.read_linear(one, place) for one, place in zip(image, at, strict=True)]
+    )
+    np.testing.assert_allclose(batch["image"], read, atol=1e-5)
+    assert float(jnp.abs(batch["strong"] - batch["image"]).mean()) > 0.1
+    quiet = dataclasses.replace(
+        NOTHING, full_rotation=1.0, scale=(1.0, 0.7, 1.35), elastic=0.05, mirror=0.5
+    )
+    batch = augment_batch(jax.random.key(1), streams(image, label), (12, 10), quiet)["unlabeled"]
+    np.testing.assert_array_equal(batch["strong"], batch["image"])
 
 
 def test_the_same_over_four_devices():

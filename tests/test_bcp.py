@@ -51,6 +51,16 @@ def test_bcp_keeps_the_largest_component_of_a_pseudo_label():
     assert shares == pytest.approx([2 / PIXELS, 3 / PIXELS])
 
 
+def test_what_bcp_pastes_has_its_gray_values_changed_as_labelled_images_have():
+    """Under the strong recipe the teacher sees the image as it is, the student the other one."""
+    batch = make_batch(SURE, SURE)
+    alike = run("bcp", batch, step=jnp.int32(10_000))
+    batch["unlabeled"]["strong"] = -batch["unlabeled"]["image"]
+    other = run("bcp", batch, step=jnp.int32(10_000))
+    assert other[2]["foreground"] == alike[2]["foreground"]
+    assert float(other[0]) > float(alike[0]) + 0.1
+
+
 def test_each_pass_of_bcp_has_half_of_a_stream():
     # On LA the published passes have two images: 4 + 4 in a batch.
     sizes = []
@@ -86,6 +96,9 @@ def test_bcp_wants_pairs():
 
 def test_the_teacher_of_bcp_starts_as_the_pretrained_student():
     decays, settings = METHODS["bcp"].decays, bcp.Settings(pretrain_steps=3)
-    assert [float(decays(jnp.int32(t), 0.9, settings)[0]) for t in (0, 2, 3)] == (
-        pytest.approx([0, 0, 0.9])
-    )
+    for first in (0, 5):
+        contexts = [
+            Context(jax.random.key(0), jnp.int32(first + t), first=first) for t in (0, 2, 3)
+        ]
+        found = [float(decays(context, 0.9, settings)[0]) for context in contexts]
+        assert found == pytest.approx([0, 0, 0.9])

@@ -39,7 +39,8 @@ def make_batch(labeled: int = 4, unlabeled: int = 4) -> dict:
             "index": jnp.arange(labeled),
         },
         "unlabeled": {
-            "image": source[:, ::-1] + 0.1,
+            "image": source[:, ::-1],
+            "strong": source[:, ::-1] + 0.1,
             "source": source,
             "places": jnp.asarray(np.stack([places] * unlabeled), jnp.float32),
             "index": jnp.arange(unlabeled),
@@ -125,7 +126,7 @@ def test_the_unlabelled_loss_is_that_of_the_carried_prediction(criterion):
     """The student learns, upside down, what the teacher says of the image as it is."""
     batch = make_batch()["unlabeled"]
     pseudo = jnp.argmax(logits_of(make_params(6), batch["source"]), axis=-1)[:, ::-1]
-    target, logits = one_hot(pseudo, CLASSES), logits_of(make_params(0), batch["image"])
+    target, logits = one_hot(pseudo, CLASSES), logits_of(make_params(0), batch["strong"])
     want = segmentation_loss(logits, target, 1.0, None, present_only=True)
     if criterion == "ce":
         want = -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits), axis=-1))
@@ -152,7 +153,7 @@ def test_uncertain_voxels_count_less():
     probs = jax.nn.softmax(logits_of(make_params(6), batch["source"]))[:, ::-1]
     entropy = -jnp.sum(probs * jnp.log(probs), axis=-1) / math.log(CLASSES)
     weight = jnp.exp(-2 * entropy)
-    log_probs = jax.nn.log_softmax(logits_of(make_params(0), batch["image"]))
+    log_probs = jax.nn.log_softmax(logits_of(make_params(0), batch["strong"]))
     values = -jnp.sum(one_hot(jnp.argmax(probs, axis=-1), CLASSES) * log_probs, axis=-1)
     want = jnp.sum(weight * values) / jnp.sum(weight)
     settings = {"perturbation.probability": 0.0, "fusion.gamma": 2.0, "criterion": "ce"}
@@ -172,7 +173,7 @@ def test_the_members_are_fused_in_the_students_geometry(kind):
     )
     source = batch["unlabeled"]["source"]
     there = jax.nn.softmax(logits_of(params, source) + ramp)[:, ::-1]
-    here = jax.nn.softmax(logits_of(params, source[:, ::-1]) + ramp)
+    here = jax.nn.softmax(logits_of(params, batch["unlabeled"]["image"]) + ramp)
     members = jnp.stack([there, here])
     assert float(jnp.abs(there - here).max()) > 0.5
     want = fusion.fuse(members, 0.25).probs if kind == "entropy" else members.mean(axis=0)

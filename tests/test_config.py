@@ -56,7 +56,7 @@ def test_each_method_has_the_settings_of_its_data():
     assert build.method_settings(la.get_config(), "fixmatch").threshold == 0.95
     chosen = build.method_settings(la.get_config(), "crossmatch")
     assert (chosen.threshold, chosen.threshold_end, chosen.foreground_only) == (0.52, 0.69, True)
-    assert build.method_settings(la.get_config("cpu"), "crossmatch").threshold_steps == 1400
+    assert build.method_settings(la.get_config("cpu"), "crossmatch").threshold_steps == 600
     assert build.method_settings(acdc.get_config("cpu"), "crossmatch").threshold_steps == 0
     assert build.method_settings(acdc.get_config(), "cifp").ramp_steps == 7500
     assert build.method_settings(acdc.get_config(), "ua_mt").threshold_steps == 30_000
@@ -64,9 +64,9 @@ def test_each_method_has_the_settings_of_its_data():
     short = acdc.get_config("cpu")
     ramps = {name: part.ramp_steps for name, part in short.methods.items() if "ramp_steps" in part}
     ramped = ("ad_mt", "cifp", "cps", "mean_teacher", "ua_mt", "unimatch")
-    assert ramps == dict.fromkeys(ramped, 2000)
+    assert ramps == dict.fromkeys(ramped, 500)
     assert acdc.get_config().methods.unimatch.ramp_steps == 0
-    assert short.methods.bcp.pretrain_steps == 2000
+    assert short.methods.bcp.pretrain_steps == 1000
 
 
 def test_a_setting_that_no_method_has_is_refused():

@@ -17,7 +17,7 @@ from cifp_jax.models.network import Network
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = runpy.run_path(str(ROOT / "docs/make_reference.py"))
-RESULTS = ("acdc_cpu/", "ablation_cpu/", "la_cpu/")
+RESULTS = ("acdc_cpu/", "ablation_cpu_first_network/", "la_cpu/")
 PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
     *(ROOT / "benchmarks/RESULTS.md", ROOT / "benchmarks/TRIED.md"),

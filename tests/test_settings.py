@@ -78,8 +78,8 @@ def test_settings_made_in_a_notebook_are_checked_too():
         ({}, ""),
         ({"low": 0}, "at least 0"),
         ({"low": 0, "high": 1}, "from 0 to 1"),
-        ({"above": 0}, "above 0"),
-        ({"above": 0, "high": 2}, "above 0 and at most 2"),
+        ({"below": 1}, "below 1"),
+        ({"low": 0, "below": 1}, "at least 0 and below 1"),
     ],
 )
 def test_ranges_in_words(known, words):

@@ -1,5 +1,6 @@
 """One step, three ways to run it: the parameters end up equal."""
 
+import dataclasses
 import functools
 import re
 from typing import Any
@@ -75,6 +76,23 @@ def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
             first.ema_params,
             second.ema_params,
         )
+
+
+def test_ramps_begin_with_the_unlabelled_images():
+    """Whatever came before: a ramp of ten steps that begins at step 3 has ended at step 13."""
+    model, shape, classes = CASES["two_stages"]
+    method, optimizer = find_method("mean_teacher"), make_optimizer(0.05, 0.0, 0.0, 0.9, 20)
+    state = create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
+    settings = method.settings(lambda_max=1.0, ramp_steps=10)
+    step = jax.jit(
+        make_train_step(
+            model, method, optimizer, ema_decay=0.9, settings=settings, first_unlabeled=3
+        )
+    )
+    batch = make_batch(0, shape, classes)
+    states = [dataclasses.replace(state, step=jnp.int32(t)) for t in (3, 8, 13)]  # pyright: ignore
+    found = [float(step(one, batch)[1]["lambda"][0]) for one in states]
+    np.testing.assert_allclose(found, [np.exp(-5), np.exp(-5 / 4), 1], rtol=1e-5)
 
 
 def test_strong_augmentation_is_the_same_on_any_layout():

@@ -12,7 +12,7 @@ from cifp_jax import parallel
 from cifp_jax.augmentation import intensity, spatial
 from cifp_jax.augmentation.settings import Settings
 
-__all__ = ["Settings", "augment", "augment_batch", "carry", "read", "source_size"]
+__all__ = ["Settings", "augment", "augment_batch", "carry", "source_size"]
 
 _WHOLE = 16  # sides of sources of volumes are multiples of it, so that a network takes them
 
@@ -22,8 +22,9 @@ def augment(
     image: Float[Array, "b *source c"],
     shape: tuple[int, ...],
     settings: Settings,
-) -> tuple[Float[Array, "b *shape c"], Float[Array, "b r *shape"]]:
-    """Images under random geometry and gray values, and the places that they were read from.
+) -> tuple[Float[Array, "b *shape c"], Float[Array, "b *shape c"], Float[Array, "b r *shape"]]:
+    """Images under random geometry and gray values, the same before gray values change, and the
+    places that they were read from.
 
     Args:
       keys: one an example.
@@ -34,20 +35,14 @@ def augment(
 
     def one(
         key: Key[Array, ""], image: Float[Array, "*source c"]
-    ) -> tuple[Float[Array, "*shape c"], Float[Array, "r *shape"]]:
+    ) -> tuple[Float[Array, "*shape c"], Float[Array, "*shape c"], Float[Array, "r *shape"]]:
         place_key, gray_key = jax.random.split(key)
         geometry = spatial.draw_geometry(place_key, shape, settings)
         at = spatial.places(geometry, image.shape[:-1], shape)
-        return intensity.change(gray_key, spatial.read_linear(image, at), settings), at
+        moved = spatial.read_linear(image, at)
+        return intensity.change(gray_key, moved, settings), moved, at
 
     return jax.vmap(one)(keys, image)
-
-
-def read(
-    image: Float[Array, "b *source c"], places: Float[Array, "b r *shape"]
-) -> Float[Array, "b *shape c"]:
-    """Images at the places of `augment`: its result before gray values are changed."""
-    return jax.vmap(spatial.read_linear)(image, places)
 
 
 def carry(
@@ -57,7 +52,7 @@ def carry(
 
     It is read linearly; what lies outside of a source is background.
     """
-    carried = read(probs, places)
+    carried = jax.vmap(spatial.read_linear)(probs, places)
     # A rounding below zero would have no logarithm.
     return carried.at[..., 0].add(jnp.maximum(1 - carried.sum(axis=-1), 0))
 
@@ -72,7 +67,8 @@ def augment_batch(
 ) -> dict[str, Any]:
     """Both streams of a batch (`methods.context.Batch`), strongly augmented.
 
-    Images are read linearly, labels at the nearest voxel of the same places.
+    Images are read linearly, labels at the nearest voxel of the same places. Of unlabelled images
+    the gray values are left alone in one of two views, which pseudo labels are made of.
 
     Args:
       key: of the step; each example draws by its index in its stream.
@@ -86,8 +82,8 @@ def augment_batch(
         parallel.example_keys(own, stream["index"])
         for own, stream in zip(jax.random.split(key), (labeled, unlabeled), strict=True)
     ]
-    image, at = augment(keys[0], labeled["image"], size, settings)
+    image, _, at = augment(keys[0], labeled["image"], size, settings)
     label = jax.vmap(spatial.read_nearest)(labeled["label"], at)
-    other, places = augment(keys[1], unlabeled["image"], size, settings)
-    seen = {"image": other, "places": places, "source": unlabeled["image"]}
+    strong, weak, places = augment(keys[1], unlabeled["image"], size, settings)
+    seen = {"image": weak, "strong": strong, "places": places, "source": unlabeled["image"]}
     return {"labeled": labeled | {"image": image, "label": label}, "unlabeled": unlabeled | seen}

@@ -109,7 +109,7 @@ def run(source: pathlib.Path, out: pathlib.Path, *, form: str, half: bool) -> No
     try:
         export(source, out, form=form, half=half)
     except ModuleNotFoundError as error:
-        sys.exit(f"error: a library is missing ({error}): pip install 'cifp-jax[onnx]'.")
+        sys.exit(f"error: a library is missing ({error}): in the clone, pip install '.[onnx]'.")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")

@@ -71,10 +71,10 @@ def read(path: pathlib.Path) -> Tensors:
       ValueError: it holds something else, or cannot be read.
       ModuleNotFoundError: PyTorch is not installed.
     """
-    safe = path.suffix == ".safetensors"
-    torch: Any = None if safe else importlib.import_module("torch")  # an extra, only needed here
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file is missing. Name another.")
+    safe = path.suffix == ".safetensors"
+    torch: Any = None if safe else importlib.import_module("torch")  # an extra, only needed here
     if safe:
         try:
             tensors = safetensors.numpy.load_file(path)
@@ -104,8 +104,8 @@ def run(file: pathlib.Path, out: pathlib.Path) -> None:
             raise ValueError(f"{file}: {error}") from error
         save_weights(out, weights)
     except ModuleNotFoundError as error:
-        sys.exit(f"error: PyTorch is missing ({error}): pip install 'cifp-jax[torch]'.")
-    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: PyTorch is missing ({error}): in the clone, pip install '.[torch]'.")
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     network = weights.facts["network"]
     print(f"{out}: {network['name']} of {network['classes']} classes")

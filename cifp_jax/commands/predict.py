@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cifp_jax import host
+from cifp_jax.commands import INTERRUPTED
 from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
@@ -28,7 +29,6 @@ from cifp_jax.training import run_folder
 
 BESIDE = ("probabilities", "uncertainty", "preview")  # options, and folders beside the masks
 CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
-_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
 
 class Segmenter:
@@ -211,7 +211,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt:
         CONSOLE.print("stopped: the masks so far are whole. The same command goes on.")
-        return _INTERRUPTED
+        return INTERRUPTED
     for problem in problems:
         CONSOLE.print(f"- {problem}")
     return 1 if problems else 0

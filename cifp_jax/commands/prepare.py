@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cifp_jax import files
+from cifp_jax.commands import INTERRUPTED
 from cifp_jax.data import prepared
 from cifp_jax.data.splits import patient
 from cifp_jax.scans import (
@@ -31,7 +32,6 @@ CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
 _Item = TypeVar("_Item")
 _GIB = 2**30
 _CONFIG = "config.py"  # written last: until all is there, nothing trains on a mixture
-_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
 
 def find_machine(memory: float | None) -> plan.Machine:
@@ -142,6 +142,12 @@ def prepare_scans(arguments: argparse.Namespace) -> list[str]:
     channels = fingerprint.count_channels(data)
     problems: dict[str, str] = {}
     facts: list[CaseFacts] = []
+    if arguments.masks and not any(case.label for case in data.cases):
+        name = data.cases[0].name
+        raise ValueError(
+            f"{arguments.masks}: it holds no mask for any of the {len(data.cases)} scans. That of "
+            f"{name} is called {name} or {name}_seg."
+        )
     examined = fingerprint.examine_all(data.cases, data.labels, channels, arguments.jobs)
     for case, found in zip(
         data.cases, _progress(examined, "reading", len(data.cases)), strict=True
@@ -191,6 +197,8 @@ def run(arguments: argparse.Namespace) -> int:
         for folder in filter(None, (arguments.raw, arguments.masks)):
             if not folder.exists():
                 raise FileNotFoundError(f"{folder}: this folder is missing. Name another.")
+            if not folder.is_dir():
+                raise ValueError(f"{folder}: this is a file. Name the folder that it lies in.")
             if folder.resolve() == arguments.output.resolve():
                 raise ValueError(
                     f"{folder}: the data would lie among the scans. Name another OUTPUT."
@@ -202,7 +210,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt:
         CONSOLE.print(f"stopped: {arguments.output} is as it was. Give the command again.")
-        return _INTERRUPTED
+        return INTERRUPTED
     if failures:
         CONSOLE.print(f"{len(failures)} case(s) were left out:")
     for failure in failures:

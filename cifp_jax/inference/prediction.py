@@ -57,7 +57,7 @@ def prediction_config(config: Config, space: int = 1, *, flips: bool = False) ->
     """The run's settings with half-overlapping windows that count more in their middle.
 
     All devices share the windows, whatever the run was trained on, and `space` of them each one.
-    With `flips` the prediction is the mean over all mirror images.
+    With `flips` the prediction is the mean over the four mirror images in the plane.
 
     Raises:
       ValueError: so many devices cannot share a window, or do not divide those that there are.

@@ -39,7 +39,7 @@ class Method(NamedTuple):
       students: networks that are trained, each with statistics of its own. The first is the one
         that is evaluated and that the teachers follow.
       teachers: moving averages of the first student; the first of them is evaluated.
-      decays: `(step, decay, settings)` gives the decay of each teacher at a step, where `decay`
+      decays: `(context, decay, settings)` gives the decay of each teacher at a step, where `decay`
         is `config.ema.decay`: 1 leaves a teacher as it is, 0 makes it the student.
       pairs: `(settings)` says whether images of a stream are mixed in pairs, so that each device
         needs whole pairs.

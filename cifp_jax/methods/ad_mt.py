@@ -145,7 +145,7 @@ def loss(
         strong = losses.cross_entropy(jax.nn.log_softmax(logits_s), target, sure, axis_name)
 
     weight = losses.consistency_weight(
-        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+        context.since, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
     )
     total = clean.supervised + weight * strong
     terms = {
@@ -158,8 +158,8 @@ def loss(
     return total, (clean.batch_stats, figures(terms, axis_name, shares))
 
 
-def decays(step: Int[Array, ""], decay: float, settings: Settings) -> Decays:
+def decays(context: Context, decay: float, settings: Settings) -> Decays:
     """The active teacher follows, as if each had been updated at every second step; 1 stays."""
-    first = active_teacher(step, settings.period) == 0
-    used = warm_decay(step // 2, decay)
+    first = active_teacher(context.step, settings.period) == 0
+    used = warm_decay(context.step // 2, decay)
     return jnp.where(first, used, 1.0), jnp.where(first, 1.0, used)

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from jaxtyping import Array, Bool, Key, PyTree
 
 from cifp_jax import parallel
 from cifp_jax.methods import losses, views
@@ -89,13 +89,14 @@ def loss(
     truth = losses.one_hot(labeled["label"], classes)
     guess = jax.lax.stop_gradient(losses.one_hot(pseudo, classes))
 
-    pretraining = context.step < settings.pretrain_steps
+    pretraining = context.since < settings.pretrain_steps
 
     def choose(first: PyTree, then: PyTree) -> PyTree:
         return jax.tree.map(lambda x, y: jnp.where(pretraining, x, y), first, then)
 
     a, b = halves((labeled["image"], truth))
-    p, q = halves((unlabeled["image"], guess))
+    # Pasted into one another, both are of one kind.
+    p, q = halves((unlabeled.get("strong", unlabeled["image"]), guess))
     weight = jnp.where(pretraining, 1.0, settings.alpha)
     # Of each: what is in the box, what is around it, and the weights of the two.
     mixes = {
@@ -122,6 +123,6 @@ def loss(
     return total, (stats, figures(terms | {"loss": total}, axis_name, shares))
 
 
-def decays(step: Int[Array, ""], decay: float, settings: Settings) -> Decays:
+def decays(context: Context, decay: float, settings: Settings) -> Decays:
     """0 while pre-training, so that the teacher starts as the student; then `decay`."""
-    return (jnp.where(step < settings.pretrain_steps, 0.0, decay),)
+    return (jnp.where(context.since < settings.pretrain_steps, 0.0, decay),)

@@ -63,11 +63,12 @@ def loss(
     """
     labeled, unlabeled, shards = batch["labeled"], batch["unlabeled"], context.shards
     rng_dropout, rng_views, rng_perturbation = jax.random.split(context.key, 3)
-    ours, theirs = labeled["image"], unlabeled["image"]
-    if "places" not in unlabeled:
+    if "strong" in unlabeled:
+        ours, theirs = labeled["image"], unlabeled["strong"]
+    else:
         keys_l, keys_u = stream_keys(rng_views, batch)
         change = jax.vmap(views.photometric)
-        ours, theirs = change(keys_l, ours), change(keys_u, theirs)
+        ours, theirs = change(keys_l, labeled["image"]), change(keys_u, unlabeled["image"])
     probs = predict_pseudo_labels(teacher, batch, settings.fusion)
     uncertainty = normalized_entropy(probs)
     reliability = jnp.exp(-settings.fusion.gamma * uncertainty)
@@ -103,7 +104,7 @@ def loss(
             logits_u, target, reliability, axis_name, present_only=True
         )
     weight = losses.consistency_weight(
-        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+        context.since, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
     )
     total = supervised + weight * consistency
     terms = {
@@ -134,11 +135,10 @@ def predict_pseudo_labels(
 
     if "places" not in unlabeled:
         return predict(unlabeled["image"])
-    source, places = unlabeled["source"], unlabeled["places"]
-    carried = augmentation.carry(predict(source), places)
+    carried = augmentation.carry(predict(unlabeled["source"]), unlabeled["places"])
     if settings.kind == "none":
         return carried
-    members = jnp.stack([carried, predict(augmentation.read(source, places))])
+    members = jnp.stack([carried, predict(unlabeled["image"])])
     if settings.kind == "mean":
         return jnp.mean(members, axis=0)
     return fuse(members, settings.temperature).probs

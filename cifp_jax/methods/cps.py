@@ -46,7 +46,7 @@ def loss(
         for one, label in zip((first, second), labels[::-1], strict=True)
     )
     weight = losses.consistency_weight(
-        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+        context.since, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
     )
     supervised = first.supervised + second.supervised
     total = supervised + weight * cross

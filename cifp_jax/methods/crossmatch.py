@@ -110,7 +110,7 @@ def loss(
         foreground_only=settings.foreground_only,
     )
     on_weak = [jax.nn.softmax(x) for x in clean.dropped]
-    tau = threshold(context.step, settings)
+    tau = threshold(context.since, settings)
     goals = [confident(p, tau) for p in (jax.nn.softmax(clean.logits), *on_weak)]
 
     drawn = views.strong_views(

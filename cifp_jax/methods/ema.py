@@ -5,6 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from cifp_jax.methods.context import Context
+
 Decays = tuple[Float[Array, ""], ...]
 
 
@@ -17,7 +19,7 @@ def warm_decay(updates: Int[Array, ""], decay: float) -> Float[Array, ""]:
     return jnp.minimum((1 + updates) / (10 + updates), decay)
 
 
-def one_teacher(step: Int[Array, ""], decay: float, settings: Any) -> Decays:
+def one_teacher(context: Context, decay: float, settings: Any) -> Decays:
     """The rule of most methods: one teacher, averaged at every step."""
     del settings
-    return (warm_decay(step, decay),)
+    return (warm_decay(context.step, decay),)

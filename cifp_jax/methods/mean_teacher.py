@@ -58,7 +58,7 @@ def loss(
     target = jax.nn.softmax(teacher.forward(image, None, teacher.batch_stats)[0])
     consistency = losses.squared_error(jax.nn.softmax(clean.logits), target, 1.0, context.axis_name)
     weight = losses.consistency_weight(
-        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+        context.since, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
     )
     total = clean.supervised + weight * consistency
     terms = {

@@ -75,7 +75,7 @@ def loss(
     uncertainty = jnp.sum(entr(total_probs / settings.passes), axis=-1)
     low, high = THRESHOLD
     ramp = losses.consistency_weight(
-        context.step, lambda_max=1.0, ramp_steps=settings.threshold_steps
+        context.since, lambda_max=1.0, ramp_steps=settings.threshold_steps
     )
     certain = (uncertainty < low + (high - low) * ramp).astype(jnp.float32)
     # A sum over classes divided by two, from a mean over classes.
@@ -83,7 +83,7 @@ def loss(
         jax.nn.softmax(clean.logits), stochastic(rng_target), certain, context.axis_name
     )
     weight = losses.consistency_weight(
-        context.step, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
+        context.since, lambda_max=settings.lambda_max, ramp_steps=settings.ramp_steps
     )
     total = clean.supervised + weight * consistency
     terms = {

@@ -82,7 +82,9 @@ def loss(
 
     strong = (dice(jax.nn.softmax(logits_1), *goal_1) + dice(jax.nn.softmax(logits_2), *goal_2)) / 2
     feature = dice(jax.nn.softmax(clean.dropped[0]), *goal)
-    weight = losses.consistency_weight(context.step, lambda_max=1.0, ramp_steps=settings.ramp_steps)
+    weight = losses.consistency_weight(
+        context.since, lambda_max=1.0, ramp_steps=settings.ramp_steps
+    )
     total = (clean.supervised + weight * (strong + feature) / 2) / 2
     terms = {
         "loss": total,

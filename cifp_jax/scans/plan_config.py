@@ -66,7 +66,7 @@ def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
     )
     reasons = "\n".join(map(wrap, plan.reasons))
     lines = [f"    config.{name} = {pprint.pformat(value)}" for name, value in values.items()]
-    lines.append(f"    set_where_present(config.methods, ramp_steps={plan.steps // 3})")
+    lines.append(f"    set_where_present(config.methods, ramp_steps={plan.steps // 10})")
     body = "\n".join(line.replace("\n", "\n    ") for line in lines)
     return f'''"""Planned from the data beside this file; see fingerprint.json.
 

@@ -68,6 +68,7 @@ def _part_masks(found: Found) -> tuple[dict[str, Source], dict[str, Source | Seg
 
 
 def masks_left_out(masks: Mapping[str, Source | Segmentation]) -> dict[pathlib.Path, str]:
+    """The files of masks that lie among scans, and why they are left out."""
     left_out: dict[pathlib.Path, str] = {}
     for mask in masks.values():
         why = _SEGMENTATION if isinstance(mask, Segmentation) else _A_MASK
@@ -126,9 +127,11 @@ def find_scans(
 
 
 def no_scan(path: pathlib.Path, ignored: Mapping[pathlib.Path, str]) -> str:
+    """Says that there is no scan at a path, and why the first files there are none."""
     reasons = "".join(f"; {file.name} is left out: {why}" for file, why in [*ignored.items()][:3])
     return (
-        f"{path}: there is no scan in this folder. Known are {', '.join(readers.SUFFIXES)} and "
+        f"{path}: there is no scan {'in this folder' if path.is_dir() else 'in it'}. Known are "
+        f"{', '.join(readers.SUFFIXES)} and "
         f"DICOM series{reasons}."
     )
 

@@ -53,6 +53,7 @@ class Unfit(ValueError):
 
 
 def refuse(path: object, what: str) -> NoReturn:
+    """Raises `Unfit`: what is wrong with a file, and the remedy."""
     raise Unfit(f"{path}: {what}")
 
 

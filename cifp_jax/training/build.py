@@ -195,7 +195,9 @@ def make_step(config: Config, *, supervised: bool = False) -> Callable[..., Any]
     if supervised:
         # The teachers follow as the method has it.
         decays = functools.partial(method.decays, settings=own)
-        method = METHODS["supervised"]._replace(decays=lambda step, decay, _: decays(step, decay))
+        method = METHODS["supervised"]._replace(
+            decays=lambda context, decay, _: decays(context, decay)
+        )
         settings = method.settings()
     train_step = make_train_step(
         model,
@@ -208,6 +210,7 @@ def make_step(config: Config, *, supervised: bool = False) -> Callable[..., Any]
         precision=config.precision,
         remat=config.training.remat,
         accumulate=config.training.accumulate,
+        first_unlabeled=config.training.supervised_steps,
     )
     size = crop_size(config)
 

@@ -39,6 +39,7 @@ def make_train_step(
     precision: str = "float32",
     remat: bool = False,
     accumulate: int = 1,
+    first_unlabeled: int = 0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, *, axis_name, shards, mesh) -> (state, metrics)`.
 
@@ -61,6 +62,8 @@ def make_train_step(
         `models.network.bind` has it.
       accumulate: parts that the batch is cut into, one after the other; the gradient is the mean of
         theirs. Each part has losses and batch statistics of its own, as a smaller batch would.
+      first_unlabeled: the first step that unlabelled images take part in, from which the ramps and
+        stages of a method count.
 
     Raises:
       TypeError: `settings` are those of another method.
@@ -78,7 +81,7 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         network = model.clone(axis_name=axis_name)
         key = jax.random.fold_in(state.rng, state.step)
-        context = Context(key, state.step, axis_name, shards)
+        context = Context(key, state.step, axis_name, shards, first_unlabeled)
         if strong is not None:
             own = jax.random.fold_in(key, _AUGMENTATION)
             batch = augmentation.augment_batch(own, batch, patch_size, strong)
@@ -118,7 +121,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
 
-        decays = method.decays(state.step, ema_decay, settings)
+        decays = method.decays(context, ema_decay, settings)
 
         def average(new: Any, old: Any) -> Any:
             pairs = zip(several(old), decays, strict=True)
