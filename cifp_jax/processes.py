@@ -20,7 +20,6 @@ from jax.experimental import multihost_utils
 
 from cifp_jax.files import make_folder
 
-
 T = TypeVar("T")
 
 # A process that ends without a word is missed after this time; one whose connection breaks in a
