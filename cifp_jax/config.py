@@ -99,9 +99,7 @@ def default_config() -> Config:
     config.training.init_from = ""  # run, file or name of weights to start from; "": the seed
     config.training.supervised_steps = 0  # first, on labelled images alone; ramps begin after them
     config.training.steps = 30_000  # to the end of the run, of the schedule too
-    config.training.remat = (
-        False  # keep what convolutions give; compute the rest again for gradients
-    )
+    config.training.remat = False  # keep what convolutions give; compute the rest twice
     config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part
     config.training.skip_at_most = 10  # steps in a row whose loss is no number; then the run ends
     config.training.log_every = 50  # steps between two lines of the log

@@ -18,9 +18,20 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: pathlib.Path):
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "a").touch()
+    for make in (
+        lambda: files.make_folder(tmp_path / "a"),
+        lambda: files.write_text(tmp_path / "a/b.txt", "text"),
+        lambda: files.write_text(tmp_path, "text"),
+    ):
+        with pytest.raises(OSError, match=r"a file stands where a folder is needed.*Remove it, or"):
+            make()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"file/run: it may not be written, or name another folder"):
+    with pytest.raises(OSError, match=r"file/run: a file stands where a folder is needed"):
         files.make_folder(tmp_path / "file/run")
     files.make_folder(tmp_path / "a/b")
     assert not list((tmp_path / "a/b").iterdir())

@@ -33,7 +33,7 @@ def test_cores_become_devices_as_far_as_they_divide_the_batch(
 ):
     told = []
     config = SimpleNamespace(jax_num_cpu_devices=-1, update=lambda *pair: told.append(pair))
-    monkeypatch.setattr(host, "_cores", lambda: cores)
+    monkeypatch.setattr(host, "cores", lambda: cores)
     monkeypatch.setattr(host, "jax", SimpleNamespace(config=config))
     host.use_cores(sizes, unit)
     assert not told  # the tests' four fake devices stay

@@ -297,6 +297,27 @@ def test_a_wrong_line_of_a_configuration_file_is_shown(line, answer, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        ((), "no configuration is named: give --config=acdc:cpu"),
+        (("--config=configs/nope.py",), "--config=configs/nope.py: there is no configuration of"),
+        (("--config=acdc:cpu", "extra"), "extra is no flag"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(flags, answer):
+    result = subprocess.run(
+        [sys.executable, "-m", "cifp_jax.main", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode != 0
+    assert result.stderr.startswith(f"error: {answer}")
+    assert result.stderr.count("\n") == 1
+
+
 def test_the_default_folder_says_what_was_run():
     assert str(default_workdir("configs/la.py:cpu", "cifp")) == "runs/la_cpu_cifp"
     assert str(default_workdir("configs/acdc.py", "supervised")) == "runs/acdc_supervised"

@@ -56,6 +56,17 @@ def test_scans_and_masks_in_one_folder(tmp_path, capsys):
     assert (told["p2.nii.gz"]["use"], told["p2.nii.gz"]["role"]) == ("used", "image")
 
 
+def test_a_folder_without_a_mask_of_any_scan(tmp_path, capsys):
+    save(tmp_path / "scans/p0.nii.gz", scan(0))
+    (tmp_path / "masks").mkdir()
+    given = [str(tmp_path / "scans"), str(tmp_path / "out")]
+    assert prepare.main([*given, f"--masks={tmp_path / 'masks'}"]) == 1
+    said = f"{tmp_path / 'masks'}: it holds no mask for any of the 1 scans. That of p0 is called p0"
+    assert said in capsys.readouterr().out
+    assert prepare.main([*given, f"--masks={tmp_path / 'scans/p0.nii.gz'}"]) == 1
+    assert "p0.nii.gz: this is a file. Name the folder" in capsys.readouterr().out
+
+
 def test_masks_left_among_the_scans_are_no_scans(tmp_path, capsys):
     folder, masks, out = tmp_path / "scans", tmp_path / "masks", tmp_path / "out"
     for i in range(2):

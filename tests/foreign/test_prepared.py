@@ -219,7 +219,7 @@ def test_a_folder_that_may_not_be_written(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert run(root, tmp_path / "file/out") == 1
     printed = capsys.readouterr().out
-    assert "file/out: it may not be written, or name another folder" in printed
+    assert "file/out: a file stands where a folder is needed" in printed
 
 
 def test_figures_name_the_values_of_masks(tmp_path):
