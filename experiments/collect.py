@@ -58,6 +58,11 @@ def collect(run: pathlib.Path, *, label: str = "", seconds: float | None = None)
     }
 
 
+def load(path: pathlib.Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """The results of a folder, by name.
 

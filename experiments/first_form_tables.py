@@ -5,8 +5,10 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from experiments.collect import load
+from experiments.comparison_tables import groups
 from experiments.report import markdown
-from experiments.result_tables import FIGURES, groups, load, overall, recorded
+from experiments.result_tables import FIGURES, overall, recorded
 from experiments.seed_groups import RESULTS, paired, read, reference, spread
 
 FIRST = RESULTS / "first_form"

@@ -5,8 +5,8 @@ from typing import Any
 
 from benchmarks.gpu_program import DESCRIPTIONS
 from benchmarks.peaks import PEAKS, Peaks, roofline
+from experiments.collect import load
 from experiments.report import markdown
-from experiments.result_tables import load
 
 POD = pathlib.Path("benchmarks/results/pod.json")
 CHIPS = (1, 8, 64, 256)

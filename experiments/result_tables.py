@@ -1,7 +1,6 @@
 """Tables of the documents that are made of `experiments/results/`."""
 
 import functools
-import json
 import pathlib
 import textwrap
 from collections.abc import Callable, Mapping
@@ -10,16 +9,19 @@ from typing import Any
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.released import released
 from cifp_jax.inference.weights import load_weights
+from experiments.collect import load
+from experiments.comparison_tables import (
+    BOTH_LOSSES,
+    ablation,
+    all_labels,
+    groups,
+    own_networks,
+)
 from experiments.published import PUBLISHED
 from experiments.report import markdown, row
-from experiments.seed_groups import RESULTS, Group, group, read, spread
+from experiments.seed_groups import RESULTS, read
 
 FIGURES = ("Dice %", "Jaccard %", "95HD", "ASD", "missed")
-
-
-def load(path: pathlib.Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def paragraph(text: str) -> str:
@@ -43,11 +45,6 @@ def overall(result: Mapping[str, Any]) -> list[str]:
     figures = result["reported"]["overall"]
     means = [f"{figures[key]['mean']:.2f}" for key in ("dice", "jaccard", "hd95", "asd")]
     return [*means, str(figures["missed"])]
-
-
-def groups(folder: pathlib.Path, labeled: int) -> list[Group]:
-    """The runs of a folder with so many labelled patients, by label, ranked."""
-    return [one for one in group(read(folder)) if one.labeled == labeled]
 
 
 def main_table(folder: str, *counts: int) -> str:
@@ -98,77 +95,6 @@ def by_class(folder: str, classes: str) -> str:
         )
     head = ["", "steps", "Dice %, best", "last", classes, "95HD", "time"]
     return markdown(head, rows)
-
-
-def ablation(folder: str, labeled: int, form: str = "default") -> str:
-    """One switch away from a form of CIFP at a time, on the seeds that both have.
-
-    Args:
-      folder: of the runs.
-      labeled: patients or scans.
-      form: label of what the others are compared with. Of another form than the default there are
-        its own switches, "criterion=ce_dice, gamma=0", and supervised training.
-    """
-    found = groups(RESULTS / folder, labeled)
-    base = next(one for one in found if one.label == form)
-    rows = []
-    for one in found:
-        if form == "default" and one.label.startswith(f"{BOTH_LOSSES}, "):
-            continue
-        if form != "default" and not one.label.startswith((form, "supervised alone")):
-            continue
-        seeds = [seed for seed in one.runs if seed in base.runs]
-        cells = [one.label, ", ".join(map(str, seeds))]
-        for rule in ("last", "best"):
-            own, its = (
-                [each.runs[seed]["checkpoints"][f"{rule}/validation"] for seed in seeds]
-                for each in (one, base)
-            )
-            dice, other = ([figures["dice"]["mean"] for figures in each] for each in (own, its))
-            apart = [a - b for a, b in zip(dice, other, strict=True)]
-            cells += [spread(dice), "reference" if one is base else spread(apart, sign="+")]
-        rows.append(cells)
-    minus = f"minus the {base.label}'s"
-    return markdown(["", "seeds", "Dice %, last", minus, "best", minus], rows)
-
-
-# The label of the form that was ACDC's default until the cross entropy alone was.
-BOTH_LOSSES = "criterion=ce_dice"
-
-# By what they start from: runs with the labelled scans alone, with CIFP, and with all labels.
-ALL_LABELS = {
-    "ACDC 7, 112 x 112, from `acdc7_supervised_0`": (
-        "ablation_cpu_first_network/acdc7_supervised_alone_seed0",
-        "ablation_cpu_first_network/acdc7_default_seed0",
-        "ablation_cpu_first_network/acdc70_supervised_seed0",
-    ),
-    "ACDC 7, 160 x 160, from `acdc-7-supervised`": (
-        "acdc_cpu/acdc7_supervised_1_longer",
-        "acdc_cpu/acdc7_cifp_1_from_supervised_longer",
-        "acdc_cpu/acdc70_supervised_1_longer",
-    ),
-    "LA 8, half resolution, from `la-8`": (
-        "",
-        "la_cpu/la8_cifp_2_half_longer",
-        "la_cpu/la70_supervised_0_half_longer",
-    ),
-}
-
-
-def all_labels() -> str:
-    """What is left for the unlabelled scans to give: training with their labels known."""
-    rows = []
-    for start, runs in ALL_LABELS.items():
-        cells = [start]
-        for name in runs:
-            if not name:
-                cells.append("not run")
-                continue
-            result = load(RESULTS / f"{name}.json")
-            last = result["checkpoints"]["last/validation"]["dice"]["mean"]
-            cells.append(f"{last:.2f} ({result['config']['training']['steps']:,})")
-        rows.append(cells)
-    return markdown(["Dice % (steps)", "labelled alone", "CIFP", "all labels"], rows)
 
 
 def published() -> str:
@@ -268,6 +194,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation_3_both_losses_again": lambda: ablation("ablation_cpu_second_network", 3, BOTH_LOSSES),
     "ablation_7_both_losses": lambda: ablation("ablation_cpu_first_network", 7, BOTH_LOSSES),
     "all_labels": all_labels,
+    "own_networks": own_networks,
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,
     "weights": weights,

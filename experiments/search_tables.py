@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.collect import load
 from experiments.report import markdown
-from experiments.result_tables import load
 from experiments.seed_groups import RESULTS
 
 # What each trial was, by its name; trials of one part start from the same network.

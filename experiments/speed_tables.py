@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.collect import load
 from experiments.report import markdown
-from experiments.result_tables import load, paragraph, recorded
+from experiments.result_tables import paragraph, recorded
 
 SPEED = pathlib.Path("benchmarks/results")
 # Of the present form of CIFP, by kind of CPU; what else is kept is of its first form.

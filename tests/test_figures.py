@@ -6,7 +6,15 @@ import re
 
 import pytest
 
-from experiments import figures, first_form_tables, result_tables, seed_groups, speed_tables
+from experiments import (
+    comparison_tables,
+    figures,
+    first_form_tables,
+    result_tables,
+    seed_groups,
+    speed_tables,
+)
+from experiments.collect import load
 from tests.support.runs import result, write_results
 
 
@@ -57,7 +65,7 @@ def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
         f=result(85.0, 0, label="supervised, longer", side=160),
         g=result(84.0, 0, label="cifp, longer"),
     )
-    monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(comparison_tables, "RESULTS", tmp_path)
     # Mean 82, sample standard deviation sqrt 2; an hour and two hours.
     assert result_tables.main_table("acdc_cpu", 7).splitlines() == [
         "| labelled | | Dice % | Jaccard % | 95HD | ASD | missed | Dice minus supervised's (seeds) "
@@ -89,10 +97,28 @@ def test_the_table_of_an_ablation_by_hand(monkeypatch, tmp_path):
         c=both(79.0, 81.0, 0, "gamma=0"),
         d=both(79.0, 80.0, 1, "gamma=0"),
     )
-    monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
-    assert result_tables.ablation("ablation_cpu", 7).splitlines()[2:] == [
+    monkeypatch.setattr(comparison_tables, "RESULTS", tmp_path)
+    assert comparison_tables.ablation("ablation_cpu", 7).splitlines()[2:] == [
         "| default | 0, 1 | 81.00 ± 1.41 | reference | 82.00 ± 1.41 | reference |",
         "| gamma=0 | 0, 1 | 79.00 ± 0.00 | -2.00 ± 1.41 | 80.50 ± 0.71 | -1.50 ± 2.12 |",
+    ]
+
+    # From networks of the runs' own seeds, supervised training beside CIFP.
+    for seed, (network, alone, cifp) in {0: (70.0, 71.0, 75.0), 1: (72.0, 73.0, 74.0)}.items():
+        write_results(
+            tmp_path / "own",
+            **{
+                f"acdc3_network_seed{seed}": both(network, network + 1, seed, "supervised"),
+                f"acdc3_supervised_alone_seed{seed}": both(alone, alone, seed, "supervised alone"),
+                f"acdc3_default_seed{seed}": both(cifp, cifp + 2, seed, "default"),
+            },
+        )
+    starts = {seed: (f"own/acdc3_network_seed{seed}", "own") for seed in (0, 1)}
+    monkeypatch.setattr(comparison_tables, "NETWORKS", {3: starts})
+    assert comparison_tables.own_networks().splitlines()[2:] == [
+        "| 3 | 0 | 70.00 (71.00) | 71.00 (71.00) | 75.00 (77.00) | +4.00 (+6.00) |",
+        "| 3 | 1 | 72.00 (73.00) | 73.00 (73.00) | 74.00 (76.00) | +1.00 (+3.00) |",
+        "| 3 | mean | | | | +2.50 ± 2.12 (+4.50 ± 2.12) |",
     ]
 
     # Another form is compared with its own switches and with supervised training.
@@ -102,14 +128,14 @@ def test_the_table_of_an_ablation_by_hand(monkeypatch, tmp_path):
         f=both(77.0, 77.5, 0, "criterion=ce_dice, gamma=0"),
         g=both(76.0, 76.0, 0, "supervised alone"),
     )
-    rows = result_tables.ablation("ablation_cpu", 7, "criterion=ce_dice").splitlines()[2:]
+    rows = comparison_tables.ablation("ablation_cpu", 7, "criterion=ce_dice").splitlines()[2:]
     assert sorted(rows) == [
         "| criterion=ce_dice | 0 | 78.00 | reference | 78.00 | reference |",
         "| criterion=ce_dice, gamma=0 | 0 | 77.00 | -1.00 | 77.50 | -0.50 |",
         "| supervised alone | 0 | 76.00 | -2.00 | 76.00 | -2.00 |",
     ]
     labels = [
-        line.split(" | ")[0] for line in result_tables.ablation("ablation_cpu", 7).splitlines()
+        line.split(" | ")[0] for line in comparison_tables.ablation("ablation_cpu", 7).splitlines()
     ]
     assert sorted(labels[2:]) == [
         "| criterion=ce_dice",
@@ -171,7 +197,7 @@ def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
 
 def test_recorded_figures_say_when_and_on_what_they_were_measured():
     for folder in (seed_groups.RESULTS, first_form_tables.FIRST, speed_tables.SPEED):
-        content = result_tables.load(folder / "recorded.json")
+        content = load(folder / "recorded.json")
         assert content["note"]
         for name, one in content["tables"].items():
             assert one["what"], name

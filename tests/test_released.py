@@ -16,7 +16,8 @@ from cifp_jax.inference import released as released_module
 from cifp_jax.inference.released import card, find_weights, released
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.training import run_folder, scoring
-from experiments.result_tables import RELEASED, RESULTS, load
+from experiments.collect import load
+from experiments.result_tables import RELEASED, RESULTS
 from tests.support.runs import small
 from tests.support.scans import nifti
 
