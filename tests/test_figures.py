@@ -65,7 +65,7 @@ def test_a_table_of_results_by_hand(monkeypatch, tmp_path):
         f=result(85.0, 0, label="supervised, longer", side=160),
         g=result(84.0, 0, label="cifp, longer"),
     )
-    monkeypatch.setattr(comparison_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(result_tables, "RESULTS", tmp_path)
     # Mean 82, sample standard deviation sqrt 2; an hour and two hours.
     assert result_tables.main_table("acdc_cpu", 7).splitlines() == [
         "| labelled | | Dice % | Jaccard % | 95HD | ASD | missed | Dice minus supervised's (seeds) "
