@@ -160,7 +160,9 @@ def known() -> dict[str, Figures]:
 def main() -> int:
     """Runs the command; returns its exit status: 1 where a figure has grown."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--update", action="store_true", help="write the figures that are found")
     parser.add_argument("--only", default="", help="works whose name contains this")

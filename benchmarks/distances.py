@@ -49,7 +49,9 @@ def medpy(*, shape: Sequence[int]) -> Work:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.distances",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument(

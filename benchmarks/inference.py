@@ -16,7 +16,9 @@ VOLUME = (10, 216, 256)
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.inference",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="fewer windows, one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")

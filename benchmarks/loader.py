@@ -162,7 +162,9 @@ def waiting(options: dict[str, Any], steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.loader",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--layout", choices=("acdc", "la"), default="acdc")
     parser.add_argument("--root", default="", help="folder of real files; default: phantoms")

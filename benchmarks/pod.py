@@ -46,7 +46,6 @@ CPU = "cpu:4"
 GPU = "H200:1"
 PROTOCOLS = {"la": 2, "acdc": 12}  # images of each stream
 REMAT = {"la": True, "acdc": False}  # as their configurations have it
-OUT = pathlib.Path("benchmarks/results/pod.json")
 
 
 class Cell(NamedTuple):
@@ -187,14 +186,21 @@ def in_a_process(cell: Cell, limit: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.pod",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", default="", help="programs whose name contains this")
     parser.add_argument(
         "--effort", type=float, default=-1.0, help="of the search for fast forms, from -1 to 1"
     )
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one program")
-    parser.add_argument("--out", type=pathlib.Path, default=OUT, help="the JSON that is written")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/pod.json"),
+        help="the JSON that is written",
+    )
     args = parser.parse_args()
     os.environ |= WITHOUT_CHIPS | {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(args.effort)}
     known = json.loads(args.out.read_text())["programs"] if args.out.exists() else {}

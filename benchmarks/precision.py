@@ -33,7 +33,9 @@ def run(config: str, precision: str, steps: int, workdir: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.precision",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", default="configs/demo.py", help="configuration of the runs")
     parser.add_argument("--steps", type=int, default=300, help="of each run")

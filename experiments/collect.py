@@ -85,7 +85,9 @@ def read_results(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.collect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", type=pathlib.Path, help="folder below experiments/results")
     parser.add_argument("runs", type=pathlib.Path, nargs="+", help="workdirs of finished runs")

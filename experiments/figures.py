@@ -6,6 +6,7 @@ measurement was not kept, the figures that were printed stand in `recorded.json`
 and hardware. A test fails where a page differs.
 """
 
+import argparse
 import pathlib
 import re
 import sys
@@ -58,6 +59,11 @@ def pages() -> dict[pathlib.Path, str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m experiments.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     try:
         for file, text in pages().items():
             file.write_text(text, encoding="utf-8")

@@ -231,7 +231,9 @@ def check(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.label_choice",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=pathlib.Path, default="data/ACDC", help="folder of ACDC")
     parser.add_argument(

@@ -150,7 +150,9 @@ def draw(results: Results, folder: pathlib.Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", type=pathlib.Path, nargs="*", help="all, where none is named")
     named = parser.parse_args(arguments).folders

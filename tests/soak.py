@@ -76,7 +76,9 @@ def left(workdir: pathlib.Path) -> tuple[dict[str, Any], Any, list[dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--rank", choices=RANKS, default="2d")
