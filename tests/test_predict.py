@@ -74,6 +74,7 @@ def test_masks_come_back_voxel_exact_through_prepare_and_predict(tmp_path, monke
         OBLIQUE @ np.diag([-1, 1, -1, 1]),
         np.diag([-2, -0.5, 7, 1]),
         np.diag([2, 0.5, 7, 1])[:, [2, 0, 1, 3]],
+        np.diag([7, 2, 0.5, 1]),  # its slices run across another axis of the patient
     )
     truth = {}
     for i, affine in enumerate(turns):
