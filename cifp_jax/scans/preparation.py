@@ -70,7 +70,7 @@ class Preparation:
       axes: order of those axes in the record. Of slices, the axis across them comes first.
       slices: where the axis across a scan's own slices goes in the record, "first" or "last", as
         slices of the heart, for one, lie askew and may be nearest to another axis in each patient.
-        "" leaves all to `axes`, which also orders the other two, and scans without slices.
+        "" leaves all to `axes`, as scans without slices are.
       spacing: of the record along its axes, mm; 0 keeps that of the file. () keeps all.
       normalization: a rule for each channel, the last one for those that have none:
         ("zscore",): mean 0 and standard deviation 1 over the scan; ("minmax",): to [0, 1];
@@ -96,7 +96,7 @@ class Preparation:
         across = across_slices(spacing) if self.slices else None
         if across is None:
             return self.axes
-        others = [axis for axis in self.axes if axis != across]
+        others = [axis for axis in range(3) if axis != across]
         return (across, *others) if self.slices == "first" else (*others, across)
 
     def _order(self, volume: Volume) -> tuple[int, ...]:
