@@ -135,8 +135,8 @@ class MaskFolder:
                     f"its scan is not given. Remove it, or name another folder."
                 )
         for name, known in self._scans().items():
-            another = known != self._digests.get(name, known) and self.mask(name).exists()
-            if another and not overwrite:
+            given = self._digests.get(name)
+            if given and given != known and self.mask(name).exists() and not overwrite:
                 raise ValueError(
                     f"{self.mask(name)}: this is the mask of another scan of the same name. Name "
                     f"another folder, or give --overwrite."

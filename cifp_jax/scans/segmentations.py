@@ -65,8 +65,10 @@ def described_by_slicer(path: pathlib.Path) -> Segmentation | None:
     except (OSError, ValueError, nrrd.NRRDError):
         return None  # said when it is read as a mask
     keys = [match[1] for key in header if (match := _SEGMENT.fullmatch(key))]
+    if not keys or any(f"{key}LabelValue" not in header for key in keys):
+        return None  # of an early version, which did not say
     names = tuple((int(header[f"{key}LabelValue"]), str(header[f"{key}Name"])) for key in keys)
-    return Segmentation(path, names, ()) if names else None
+    return Segmentation(path, names, ())
 
 
 def described(path: pathlib.Path, header: pydicom.Dataset) -> Segmentation:
