@@ -161,7 +161,7 @@ def test_a_graph_that_differs_is_not_written(saved, monkeypatch):
 @pytest.mark.parametrize("saved", ["unet"], indirect=True)
 def test_without_onnx_the_remedy_is_named(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(SystemExit, match=r"pip install 'cifp-jax\[onnx\]'"):
+    with pytest.raises(SystemExit, match=r"in the clone, pip install '.\[onnx\]'"):
         written(saved, "onnx", ".onnx")
 
 

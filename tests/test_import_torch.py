@@ -82,7 +82,8 @@ def test_other_networks_are_named(names, answer):
 
 def test_without_pytorch_the_remedy_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(SystemExit, match=r"pip install 'cifp-jax\[torch\]'"):
+    (tmp_path / "a.pth").touch()
+    with pytest.raises(SystemExit, match=r"in the clone, pip install '.\[torch\]'"):
         import_torch.main([str(tmp_path / "a.pth"), str(tmp_path / "out")])
 
 

@@ -17,7 +17,8 @@ _ALL = {"training", "augmentation", "methods", *_RESULTS, *_DATA}
 _COMMANDS = ("main", "prepare", "predict", "export", "import_torch", "__init__")
 BELOW = {
     **{place: set() for place in _GROUND},
-    "parallel": {"mesh"},
+    "parallel": {"host", "mesh"},
+    "processes": {"files"},
     "scans": _GROUND,
     "data": {"scans", *_GROUND},
     "models": _GROUND,
