@@ -265,6 +265,19 @@ def test_a_signal_outside_of_the_steps_says_that_the_command_goes_on(data, tmp_p
     assert result.stdout == "stopped; the same command goes on\n"
 
 
+def refused(*flags):
+    """What `main` says of flags that it does not take."""
+    result = subprocess.run(
+        [sys.executable, "-m", "cifp_jax.main", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode != 0
+    return result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
@@ -284,17 +297,10 @@ def test_a_wrong_line_of_a_configuration_file_is_shown(line, answer, tmp_path):
         "from cifp_jax.config import default_config, set_where_present\n"
         f"def get_config():\n    config = default_config()\n    {line}\n    return config\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-m", "cifp_jax.main", f"--config={file}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode != 0
-    assert result.stderr.startswith(f"error: {file}, line 4: ")
-    assert answer in result.stderr
-    assert "Traceback" not in result.stderr
+    said = refused(f"--config={file}")
+    assert said.startswith(f"error: {file}, line 4: ")
+    assert answer in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -306,16 +312,9 @@ def test_a_wrong_line_of_a_configuration_file_is_shown(line, answer, tmp_path):
     ],
 )
 def test_a_mistyped_command_is_one_line(flags, answer):
-    result = subprocess.run(
-        [sys.executable, "-m", "cifp_jax.main", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode != 0
-    assert result.stderr.startswith(f"error: {answer}")
-    assert result.stderr.count("\n") == 1
+    said = refused(*flags)
+    assert said.startswith(f"error: {answer}")
+    assert said.count("\n") == 1
 
 
 def test_the_default_folder_says_what_was_run():

@@ -15,10 +15,10 @@ from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
 from cifp_jax.inference import embedding, prediction, released
-from cifp_jax.inference.mask_folder import MaskFolder, digest, ending
+from cifp_jax.inference.mask_folder import MaskFolder, ending, scan_digest
 from cifp_jax.inference.scans import ReadyScan, read_scan
 from cifp_jax.inference.segmentation import segment
-from cifp_jax.inference.weights import digest as digest_of_network
+from cifp_jax.inference.weights import digest
 from cifp_jax.reports import ranking_page
 from cifp_jax.reports.measurement_table import join_measurements
 from cifp_jax.reports.scan_files import series_of, write_scan
@@ -145,7 +145,7 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any], dict
     config = prediction.prediction_config(config, space, flips=arguments.flips)
     names = prediction.named_values(config)
     network = {
-        "weights": digest_of_network(variables),
+        "weights": digest(variables),
         "labels": {str(value): name for value, name in names.items()},
         "largest_component": config.evaluation.largest_component,
         "flips": arguments.flips,
@@ -168,7 +168,7 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     beside = [name for name in BESIDE if getattr(arguments, name)]
     endings = {name: ending(sources[0], arguments.format) for name, sources in scans.items()}
     beside_each = [*beside, *(["ranking"] if arguments.rank else [])]
-    digests = {name: digest(sources) for name, sources in scans.items()}
+    digests = {name: scan_digest(sources) for name, sources in scans.items()}
     folder = MaskFolder(output, endings, digests, beside_each)
     folder.claim(network, overwrite=arguments.overwrite)
     predict = prediction.make_predictor(config)(variables)

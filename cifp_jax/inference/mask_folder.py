@@ -39,7 +39,7 @@ def ending(source: Source, form: str | None = None) -> str:
     return _KEPT.get(kind, ENDINGS["nifti"])
 
 
-def digest(sources: Sequence[Source]) -> str:
+def scan_digest(sources: Sequence[Source]) -> str:
     """What tells a scan from others of its name: of its files' sizes, and of samples of them.
 
     "" where one may not be read, which is said when its turn comes.
@@ -75,7 +75,7 @@ class MaskFolder:
         Args:
           path: of the folder; it need not exist.
           endings: of the files of the masks, by the names of their scans; see `ending`.
-          digests: of the scans, by their names; see `digest`.
+          digests: of the scans, by their names; see `scan_digest`.
           beside: folders of further files of each scan, with the name of the scan:
             probabilities, uncertainty, preview, ranking.
         """
