@@ -3,17 +3,19 @@
 import functools
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.evaluation import evaluation_run
 from benchmarks.sides import Work
 from cifp_jax import host, parallel
 from cifp_jax.config import default_config
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.evaluation import metrics
 from cifp_jax.inference import prediction
 from cifp_jax.mesh import make_mesh
 from cifp_jax.training import build
@@ -89,10 +91,10 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     return Work(run, facts)
 
 
-def predict(
-    *, network: str, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], batch: int
-) -> Work:
-    """Probabilities of one scan by sliding windows (V-Net), or of one volume of slices (U-Net)."""
+def make_predictor(
+    network: str, patch: Sequence[int], stride: Sequence[int], batch: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Probabilities of a scan by sliding windows (V-Net), or of a volume of slices (U-Net)."""
     host.keep_memory()
     host.use_cores((), 1)
     config = configuration(network, "supervised", patch, 2)
@@ -101,9 +103,28 @@ def predict(
     if rank == 3:
         config.evaluation.stride = tuple(stride)
     variables = network_variables(build.make_state(config), config.evaluation.weights)
-    predictor = prediction.make_predictor(config)(variables)
+    return prediction.make_predictor(config)(variables)
+
+
+def predict(
+    *, network: str, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], batch: int
+) -> Work:
+    """One random scan or volume."""
     volume = np.random.default_rng(0).normal(size=tuple(shape)).astype(np.float32)
+    predictor = make_predictor(network, patch, stride, batch)
     return Work(functools.partial(predictor, volume), lambda: {"peak_memory": peak_memory()})
+
+
+def evaluate(
+    *, files: Sequence[str], patch: Sequence[int], stride: Sequence[int], batch: int
+) -> Work:
+    """Scans of LA: windows of a V-Net, and the scores of a mask beside its label."""
+    predictor = make_predictor("vnet", patch, stride, batch)
+
+    def score(mask: np.ndarray, label: np.ndarray) -> object:
+        return metrics.score(mask, label, classes=2)
+
+    return Work(evaluation_run(predictor, score, files), lambda: {"peak_memory": peak_memory()})
 
 
 def limits(repeats: int = 3) -> dict[str, float]:

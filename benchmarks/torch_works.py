@@ -3,12 +3,14 @@
 # pyright: reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOptionalMemberAccess=false
 import contextlib
+import functools
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.evaluation import evaluation_run
 from benchmarks.sides import Work
 from cifp_jax.inference.sliding_window import window_starts
 
@@ -88,9 +90,9 @@ def step(*, network: str, method: str, shape: Sequence[int], batch: int, precisi
     return Work(run, lambda: {"peak_memory": _peak_memory(torch)})
 
 
-def predict(
-    *, network: str, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], batch: int
-) -> Work:
+def make_predictor(
+    network: str, patch: Sequence[int], stride: Sequence[int], batch: int
+) -> Callable[[np.ndarray], Any]:
     """Mean softmax of sliding windows (3D), or slice by slice after resizing (2D), in batches."""
     torch = import_torch()
     from benchmarks.torch_networks import NETWORKS
@@ -98,13 +100,11 @@ def predict(
     device, rank, classes = _device(torch), len(patch), CLASSES[network]
     layout = torch.channels_last_3d if rank == 3 else torch.channels_last
     model = NETWORKS[network](rank, classes).to(device, memory_format=layout).eval()
-    volume = torch.from_numpy(np.random.default_rng(0).normal(size=tuple(shape)).astype(np.float32))
-    volume = volume.to(device)
 
     def forward(windows: Any) -> Any:
         return model(windows.contiguous(memory_format=layout)).softmax(1)
 
-    def slices() -> Any:
+    def slices(volume: Any) -> Any:
         out = []
         for first in range(0, len(volume), batch):
             images = volume[first : first + batch, None]
@@ -113,11 +113,12 @@ def predict(
             out.append(torch.nn.functional.interpolate(probs, volume.shape[1:], mode="nearest"))
         return torch.cat(out).cpu()
 
-    def windows() -> Any:
+    def windows(volume: Any) -> Any:
+        shape = tuple(volume.shape)
         axes = [window_starts(*axis) for axis in zip(shape, patch, stride, strict=True)]
         corners = [(i, j, k) for i in axes[0] for j in axes[1] for k in axes[2]]
         total = torch.zeros((classes, *shape), device=device)
-        count = torch.zeros(tuple(shape), device=device)
+        count = torch.zeros(shape, device=device)
         for first in range(0, len(corners), batch):
             where = [
                 tuple(slice(a, a + p) for a, p in zip(corner, patch, strict=True))
@@ -129,8 +130,35 @@ def predict(
                 count[w] += 1
         return (total / count).cpu()
 
-    def run() -> None:
+    def run(volume: np.ndarray) -> Any:
         with torch.no_grad():
-            windows() if rank == 3 else slices()
+            return (windows if rank == 3 else slices)(torch.from_numpy(volume).to(device))
 
-    return Work(run, lambda: {"peak_memory": _peak_memory(torch)})
+    return run
+
+
+def predict(
+    *, network: str, shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], batch: int
+) -> Work:
+    """One random scan or volume."""
+    torch = import_torch()
+    volume = np.random.default_rng(0).normal(size=tuple(shape)).astype(np.float32)
+    predictor = make_predictor(network, patch, stride, batch)
+    return Work(functools.partial(predictor, volume), lambda: {"peak_memory": _peak_memory(torch)})
+
+
+def evaluate(
+    *, files: Sequence[str], patch: Sequence[int], stride: Sequence[int], batch: int
+) -> Work:
+    """Scans of LA: windows of a V-Net, and medpy's scores of a mask beside its label."""
+    torch = import_torch()
+    from medpy.metric import binary
+
+    predictor = make_predictor("vnet", patch, stride, batch)
+
+    def score(mask: np.ndarray, label: np.ndarray) -> object:
+        return [f(mask, label) for f in (binary.dc, binary.jc, binary.hd95, binary.asd)]
+
+    return Work(
+        evaluation_run(predictor, score, files), lambda: {"peak_memory": _peak_memory(torch)}
+    )

@@ -5,9 +5,12 @@ import json
 import multiprocessing
 import os
 
+import h5py
+import numpy as np
 import pytest
 
-from benchmarks import distances, loader, peaks, precision, record, step
+from benchmarks import distances, inference, loader, peaks, precision, record, step
+from benchmarks.evaluation import evaluation_run
 from benchmarks.sides import Result, Work, interleave
 from cifp_jax.training import build
 
@@ -179,7 +182,9 @@ def test_a_loader_without_workers_is_refused(monkeypatch, capsys):
     assert "--workers: 1 or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("module", "reference"), [(distances, "medpy"), (loader, "pytorch")])
+@pytest.mark.parametrize(
+    ("module", "reference"), [(distances, "medpy"), (inference, "pytorch"), (loader, "pytorch")]
+)
 def test_a_benchmark_writes_its_ratio(module, reference, monkeypatch, tmp_path):
     def interleaved(sides, arguments, repeats):
         assert repeats == 2
@@ -191,3 +196,48 @@ def test_a_benchmark_writes_its_ratio(module, reference, monkeypatch, tmp_path):
     module.main()
     rows = json.loads(out.read_text())["rows"]
     assert {row["ratio"] for row in rows} == {len("cifp_jax") / len(reference)}
+
+
+def la_scans(root, count):
+    for i in range(count):
+        file = root / f"scan_{i}" / "mri_norm2.h5"
+        file.parent.mkdir(parents=True)
+        with h5py.File(file, "w") as data:
+            data["image"] = np.full((6, 2, 2), i, np.float64)
+            data["label"] = (np.arange(24).reshape(6, 2, 2) < 8).astype(np.uint8)
+    return sorted(map(str, root.glob("*/mri_norm2.h5")))
+
+
+def test_an_evaluation_scores_every_scan_after_one_to_compile(tmp_path):
+    predicted, scored = [], []
+
+    def score(mask, label):
+        scored.append((np.flatnonzero(mask[:, 0, 0]), np.flatnonzero(label[:, 0, 0])))
+
+    run = evaluation_run(
+        lambda image: predicted.append(image[0, 0, 0]), score, la_scans(tmp_path, 3)
+    )
+    run()
+    assert predicted == [0]
+    run()
+    assert predicted == [0, 0, 1, 2]
+    assert len(scored) == 4
+    assert all(mask.tolist() == [2, 3] and label.tolist() == [0, 1] for mask, label in scored)
+
+
+def test_las_scans_are_evaluated_in_place_of_random_volumes(monkeypatch, tmp_path, capsys):
+    def interleaved(sides, arguments, repeats):
+        assert (len(arguments["files"]), repeats) == (2, 1)
+        return {name: Result([float(len(name))], 1.0, {}) for name in sides}, {}
+
+    monkeypatch.setattr(inference, "interleave", interleaved)
+    la_scans(tmp_path / "LA", 3)
+    flags = ["inference", f"--la={tmp_path / 'LA'}", "--scans=2", f"--out={tmp_path / 'out.json'}"]
+    monkeypatch.setattr("sys.argv", flags)
+    inference.main()
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert row["work"] == "2 scans of LA, stride (18, 18, 4)"
+    monkeypatch.setattr("sys.argv", ["inference", f"--la={tmp_path}"])
+    with pytest.raises(SystemExit):
+        inference.main()
+    assert "--la is the folder of LA's scans" in capsys.readouterr().err
