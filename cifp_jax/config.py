@@ -1,4 +1,4 @@
-"""The settings that every configuration starts from, with their meaning."""
+"""The settings that every configuration starts from, with their meaning and their range."""
 
 import dataclasses
 from typing import Any, TypeAlias
@@ -6,12 +6,216 @@ from typing import Any, TypeAlias
 from ml_collections import ConfigDict
 
 from cifp_jax import augmentation
+from cifp_jax.data.transforms import INTERPOLATIONS
 from cifp_jax.methods import METHODS
+from cifp_jax.models import NETWORKS
+from cifp_jax.models.network import PRECISIONS
 from cifp_jax.scans.preparation import Preparation
-from cifp_jax.settings import unknown
+from cifp_jax.settings import Checked, setting, unknown
 
 # A `ConfigDict`. Its keys are not known to a type checker, which would take each for any type.
 Config: TypeAlias = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Checked):
+    """Which scans are read, and what is cut out of them."""
+
+    name: str = setting(
+        "", "The layout: la, acdc, pancreas, brats2019, prostate, mnms, slices or volumes."
+    )
+    root: str = setting("", "The folder that holds the lists.")
+    identity: str = setting(
+        "", "Of a data set of `prepare`, as its arrays say it too; empty: not compared."
+    )
+    labeled: int = setting(
+        8, "Labelled patients (of LA: scans) from the start of the training list.", low=1
+    )
+    validation: int = setting(
+        0, "Of LA: unlabelled scans set aside from the end of the training list.", low=0
+    )
+    test_list: str = setting("", "The file of test cases; empty: none.")
+    channels: int = setting(1, "Channels of the images.", low=1)
+    patch_size: tuple[int, ...] = setting(
+        (256, 256), "Sides of what the network sees, each a multiple of 16.", unit="voxels"
+    )
+    center_crop: int = setting(
+        0,
+        "Of whole slices, as those of ACDC: the side of the middle that is seen; 0: all of them.",
+        low=0,
+        unit="pixels",
+    )
+    interpolation: str = setting("nearest", "How whole slices are resized.", options=INTERPOLATIONS)
+    downsample: int = setting(1, "The factor by which 3D scans are averaged down.", low=1)
+    batch_labeled: int = setting(12, "Labelled images in a batch, over all devices.", low=1)
+    batch_unlabeled: int = setting(12, "Unlabelled images in a batch, over all devices.", low=1)
+    workers: int = setting(0, "Processes of Grain that read; 0: threads of this process do.", low=0)
+    cache_gb: float = setting(
+        4.0, "Decoded scans that each process keeps in memory.", low=0, unit="GiB"
+    )
+    on_device: bool = setting(
+        False, "Of LA: whether scans lie in the device's memory and are cropped there."
+    )
+    phantoms: int = setting(
+        0, "So many synthetic training cases are written to the root first, if it has none.", low=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation(Checked):
+    """How images are changed before any method sees them."""
+
+    name: str = setting(
+        "weak",
+        "The field's, drawn by the loader (weak), or that of config.augmentation.strong, for "
+        "labelled and unlabelled images inside the step.",
+        options=("weak", "strong"),
+    )
+    strong: augmentation.Settings = dataclasses.field(default_factory=augmentation.Settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Checked):
+    """The network."""
+
+    name: str = setting("unet", "Of slices or of volumes.", options=tuple(NETWORKS))
+    classes: int = setting(4, "Classes, background included.", low=2)
+    filters: tuple[int, ...] = setting((16, 32, 64, 128, 256), "Channels of the five resolutions.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(Checked):
+    """The method."""
+
+    name: str = setting("cifp", "Which method is trained.", options=tuple(sorted(METHODS)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Checked):
+    """Optimizer and schedule."""
+
+    name: str = setting("sgd", "Stochastic gradient descent, or AdamW.", options=("sgd", "adamw"))
+    learning_rate: float = setting(0.01, "The highest one.", low=0)
+    momentum: float = setting(0.9, "Of sgd.", low=0, below=1)
+    weight_decay: float = setting(
+        1e-4, "Of sgd it is added to the gradient, before the momentum.", low=0
+    )
+    schedule: str = setting(
+        "poly",
+        "How the learning rate falls: by (1 - step / steps) ** power, or as a cosine.",
+        options=("poly", "cosine"),
+    )
+    power: float = setting(0.9, "Of the poly schedule.", low=0)
+    warmup_steps: int = setting(
+        0, "Over which the learning rate rises from 0.", low=0, unit="steps"
+    )
+    clip: float = setting(0.0, "The largest norm of the gradient; 0 leaves it as it is.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ema(Checked):
+    """The teacher, a moving average."""
+
+    decay: float = setting(0.99, "Of the average; 0 switches the teacher off.", low=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Checked):
+    """The length of a run, and what is kept of it."""
+
+    init_from: str = setting(
+        "", "A run, a file or the name of weights to start from; empty: the seed."
+    )
+    supervised_steps: int = setting(
+        0,
+        "The first steps, on labelled images alone; ramps begin after them.",
+        low=0,
+        unit="steps",
+    )
+    steps: int = setting(30_000, "To the end of the run, and of the schedule.", low=1, unit="steps")
+    remat: bool = setting(
+        False, "Whether only the results of convolutions are kept and the rest is computed twice."
+    )
+    accumulate: int = setting(
+        1, "Parts of a batch that are computed one after the other, in the memory of one.", low=1
+    )
+    skip_at_most: int = setting(
+        10, "So many steps in a row whose loss is no number are skipped; then the run ends.", low=0
+    )
+    log_every: int = setting(50, "Between two lines of the log.", low=1, unit="steps")
+    evaluate_every: int = setting(
+        200, "Between two validations; 0: at the end alone.", low=0, unit="steps"
+    )
+    checkpoint_every: int = setting(
+        1000, "Between two checkpoints; each validation saves one too.", low=1, unit="steps"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Checked):
+    """How whole scans are predicted and scored."""
+
+    stride: tuple[int, ...] = setting(
+        (18, 18, 4), "Of the sliding window, where slices are not resized.", unit="voxels"
+    )
+    gaussian: bool = setting(False, "Whether windows count more in their middle.")
+    flips: bool = setting(False, "Whether mirror images are averaged, for four times the time.")
+    batch: int = setting(8, "Windows or slices in one pass; on a CPU at most one a device.", low=1)
+    empty: str = setting(
+        "diagonal", "The distance of a missed class.", options=("diagonal", "literature")
+    )
+    largest_component: str = setting(
+        "",
+        "Whether only the largest component is kept: of each class, or of all of them together.",
+        options=("", "class", "foreground"),
+    )
+    weights: str = setting("ema", "Which network is evaluated.", options=("ema", "student"))
+    report: str = setting("best", "Which checkpoint is reported.", options=("last", "best"))
+    overlays: int = setting(
+        3, "So many cases, the worst ones, are drawn as PNG and on the report.", low=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Checked):
+    """All settings but those of the methods."""
+
+    seed: int = setting(
+        0, "Initialisation, views, dropout and the order of the data follow from it.", low=0
+    )
+    parallel: str = setting(
+        "jit",
+        "A mesh of all devices (jit), all devices of one process (pmap), or one device.",
+        options=("jit", "pmap", "none"),
+    )
+    spatial_partitions: int = setting(
+        1, "Devices that share each image, of which each holds a part (jit alone).", low=1
+    )
+    precision: str = setting(
+        "float32", "Of a step's images and features.", options=tuple(PRECISIONS)
+    )
+    compare: tuple[str, ...] = setting(
+        (), 'Methods that are trained one after the other and compared, such as ("cifp",).'
+    )
+    data: Data = dataclasses.field(default_factory=Data)
+    preparation: Preparation = dataclasses.field(default_factory=Preparation)
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    model: Model = dataclasses.field(default_factory=Model)
+    method: Method = dataclasses.field(default_factory=Method)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    ema: Ema = dataclasses.field(default_factory=Ema)
+    training: Training = dataclasses.field(default_factory=Training)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+
+
+def default_config() -> Config:
+    """A configuration with every key set; a file in `configs/` overrides what differs.
+
+    It is locked: a key that is not declared cannot be set, neither in a file in `configs/` nor on
+    the command line.
+    """
+    methods = {name: dataclasses.asdict(method.settings()) for name, method in METHODS.items()}
+    return ConfigDict(dataclasses.asdict(Settings()) | {"methods": methods}).lock()
 
 
 def set_where_present(methods: Config, **settings: Any) -> None:
@@ -28,92 +232,14 @@ def set_where_present(methods: Config, **settings: Any) -> None:
             method[name] = value
 
 
-def default_config() -> Config:
-    """A configuration with every key set; a file in `configs/` overrides what differs.
-
-    It is locked: a key that does not stand here cannot be set, neither in a file in `configs/` nor
-    on the command line.
-    """
-    config = ConfigDict()
-    config.seed = 0  # initialisation, views, dropout and the order of the data follow from it
-    config.parallel = "jit"  # jit (mesh of all devices), pmap (devices of one process), none
-    config.spatial_partitions = 1  # devices that share each image, of which each holds a part (jit)
-    config.precision = "float32"  # of a step's images and features: float32 or bfloat16
-    config.compare = ()  # methods to train one after the other and to compare, e.g. ("cifp",)
-
-    config.data = ConfigDict()
-    config.data.name = ""  # layout: la, acdc, pancreas, brats2019, prostate, mnms, slices, volumes
-    config.data.root = ""  # folder that holds the lists
-    config.data.identity = ""  # of a data set of `prepare`, as its arrays say it too; "": unchecked
-    config.data.labeled = 8  # labelled patients (LA: scans) from the start of the training list
-    config.data.validation = 0  # LA: unlabelled scans set aside from the end of train.list
-    config.data.test_list = ""  # file of test cases, or "" for none
-    config.data.channels = 1  # of the images
-    config.data.patch_size = (256, 256)  # voxels; each side a multiple of 16
-    config.data.center_crop = 0  # acdc: side of the middle of a slice that is seen, pixels; 0: all
-    config.data.interpolation = "nearest"  # by which slices are resized: nearest or linear
-    config.data.downsample = 1  # whole-number factor by which 3D scans are averaged down
-    config.data.batch_labeled = 12  # labelled images in a batch, over all devices
-    config.data.batch_unlabeled = 12  # unlabelled images likewise
-    config.data.workers = 0  # Grain worker processes; 0 reads in threads of this process
-    config.data.cache_gb = 4.0  # decoded scans kept in memory, per process
-    config.data.on_device = False  # la: scans in the device's memory, cropped there; no host work
-    config.data.phantoms = 0  # > 0: so many synthetic training cases are written to `root` first
-
-    # What `prepare` did to your own scans, so that `predict` does the same to new ones.
-    config.preparation = ConfigDict(dataclasses.asdict(Preparation()))
-
-    # The recipe of all methods alike: weak is the field's protocol, drawn by the loader; strong
-    # augments labelled and unlabelled images inside the step, as `config.augmentation.strong` says.
-    config.augmentation = ConfigDict()
-    config.augmentation.name = "weak"  # weak or strong
-    config.augmentation.strong = ConfigDict(dataclasses.asdict(augmentation.Settings()))
-
-    config.model = ConfigDict()
-    config.model.name = "unet"  # unet or vnet
-    config.model.classes = 4  # background included
-    config.model.filters = (16, 32, 64, 128, 256)  # channels of the five resolutions
-
-    config.method = ConfigDict()
-    config.method.name = "cifp"  # which method is trained
-
-    # The settings of each method, as its file in `cifp_jax/methods/` declares them.
-    config.methods = ConfigDict(
-        {name: dataclasses.asdict(method.settings()) for name, method in METHODS.items()}
+def use_strong_recipe(config: Config, *, learning_rate: float = 1e-3, warmup_steps: int) -> None:
+    """Strong augmentation, and AdamW with a warm-up, a cosine and a clipped gradient."""
+    config.augmentation.name = "strong"
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=learning_rate,
+        weight_decay=0.01,
+        schedule="cosine",
+        warmup_steps=warmup_steps,
+        clip=1.0,
     )
-
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # sgd (stochastic gradient descent) or adamw
-    config.optimizer.learning_rate = 0.01  # the highest one
-    config.optimizer.momentum = 0.9  # of sgd
-    config.optimizer.weight_decay = 1e-4  # of sgd it is added to the gradient, before the momentum
-    config.optimizer.schedule = "poly"  # poly: learning_rate * (1 - step / steps) ** power; cosine
-    config.optimizer.power = 0.9  # of the poly schedule
-    config.optimizer.warmup_steps = 0  # over which the learning rate rises from 0
-    config.optimizer.clip = 0.0  # largest norm of the gradient; 0 leaves it as it is
-
-    config.ema = ConfigDict()
-    config.ema.decay = 0.99  # of the teacher; 0 switches the teacher off
-
-    config.training = ConfigDict()
-    config.training.init_from = ""  # run, file or name of weights to start from; "": the seed
-    config.training.supervised_steps = 0  # first, on labelled images alone; ramps begin after them
-    config.training.steps = 30_000  # to the end of the run, of the schedule too
-    config.training.remat = False  # keep what convolutions give; compute the rest twice
-    config.training.accumulate = 1  # parts of a batch, one after the other: memory of one part
-    config.training.skip_at_most = 10  # steps in a row whose loss is no number; then the run ends
-    config.training.log_every = 50  # steps between two lines of the log
-    config.training.evaluate_every = 200  # steps between validations; 0: at the end only
-    config.training.checkpoint_every = 1000  # steps; one is saved at every evaluation too
-
-    config.evaluation = ConfigDict()
-    config.evaluation.stride = (18, 18, 4)  # of the sliding window, where slices aren't resized
-    config.evaluation.gaussian = False  # windows count more in their middle
-    config.evaluation.flips = False  # average over mirror images, for 4 times the time
-    config.evaluation.batch = 8  # windows or slices in one pass; on a CPU at most one a device
-    config.evaluation.empty = "diagonal"  # distance of a missed class: diagonal or literature
-    config.evaluation.largest_component = ""  # what is kept: of each class, foreground; "": all
-    config.evaluation.weights = "ema"  # which network is evaluated: ema or student
-    config.evaluation.report = "best"  # which checkpoint is the reported one: last or best
-    config.evaluation.overlays = 3  # cases drawn as PNG and on the report, the worst ones
-    return config.lock()

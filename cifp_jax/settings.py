@@ -39,6 +39,11 @@ class Declared:
     unit: str = ""
 
     @property
+    def choices(self) -> str:
+        """The options in a row; an empty string as ''."""
+        return ", ".join(str(option) or "''" for option in self.options)
+
+    @property
     def range(self) -> str:
         """In words, such as "from 0 to 1"; empty where there is none."""
         if self.low is not None and self.high is not None:
@@ -70,10 +75,10 @@ class Checked:
 
     def __post_init__(self) -> None:
         group = f"{type(self).__module__.rpartition('.')[2]}.{type(self).__qualname__}"
-        for name, declared in _own(type(self)).items():
+        for name, declared in own_settings(type(self)).items():
             value = checked(*declared, getattr(self, name), f"{group}.{name}")
             object.__setattr__(self, name, value)
-        for name, kind in _groups(type(self)).items():
+        for name, kind in groups(type(self)).items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{group}.{name} must be a {kind.__module__}.{kind.__qualname__}.")
 
@@ -87,14 +92,15 @@ def checked(declared: Declared, default: Any, value: Any, name: str) -> Any:
     kind = type(default)
     if kind is tuple and isinstance(value, list | tuple):
         value = tuple(value)
-        fits = all(_fits(part, type(default[0])) for part in value)
+        # An empty default does not tell of what kind its parts are.
+        fits = not default or all(_fits(part, type(default[0])) for part in value)
     else:
         fits = _fits(value, kind)
     if not fits:
         raise ValueError(f"{name} is {value!r}, which is no {kind.__name__} such as {default!r}.")
     value = kind(value)
     if declared.options and value not in declared.options:
-        raise ValueError(f"{name} is {value!r}; known: {', '.join(map(str, declared.options))}.")
+        raise ValueError(f"{name} is {value!r}; known: {declared.choices}.")
     if declared.range and not declared.holds(value):
         raise ValueError(f"{name} is {value!r}, but must be {declared.range}.")
     return value
@@ -108,13 +114,13 @@ def _fits(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _own(kind: type) -> dict[str, tuple[Declared, Any]]:
+def own_settings(kind: type) -> dict[str, tuple[Declared, Any]]:
     """Declaration and default of the settings that a group holds itself, by name."""
     fields = dataclasses.fields(kind)
     return {f.name: (f.metadata["declared"], f.default) for f in fields if "declared" in f.metadata}
 
 
-def _groups(kind: type) -> dict[str, Any]:
+def groups(kind: type) -> dict[str, Any]:
     """The groups inside a group, by name."""
     return {f.name: f.default_factory for f in dataclasses.fields(kind) if not f.metadata}
 
@@ -125,9 +131,9 @@ def declarations(kind: type, prefix: str = "") -> dict[str, tuple[Declared, Any]
     The names are dotted: `fusion.kind` stands for the setting `kind` of the group `fusion`.
     """
     found: dict[str, tuple[Declared, Any]] = {}
-    for name, inner in _groups(kind).items():
+    for name, inner in groups(kind).items():
         found |= declarations(inner, f"{prefix}{name}.")
-    return found | {prefix + name: declared for name, declared in _own(kind).items()}
+    return found | {prefix + name: declared for name, declared in own_settings(kind).items()}
 
 
 def default_or_given(kind: type[Group], given: Any) -> Group:
@@ -155,7 +161,7 @@ def from_mapping(kind: type[Group], values: Mapping[str, Any], prefix: str) -> G
     Raises:
       ValueError: see `Checked`; or there is no setting of that name, and the nearest are named.
     """
-    own, inner, made = _own(kind), _groups(kind), {}
+    own, inner, made = own_settings(kind), groups(kind), {}
     for name, value in values.items():
         full = f"{prefix}.{name}"
         if name in own:

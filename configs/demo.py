@@ -7,7 +7,7 @@ compilation included. docs/start.md says what comes of it.
 `configs/demo.py:3d` is the same for volumes (two classes, as LA).
 """
 
-from cifp_jax.config import Config, default_config, set_where_present
+from cifp_jax.config import Config, default_config, set_where_present, use_strong_recipe
 
 
 def get_config(variant: str = "2d") -> Config:
@@ -16,10 +16,8 @@ def get_config(variant: str = "2d") -> Config:
     config.data.root = f"runs/phantoms_{variant}"
     config.data.batch_labeled = config.data.batch_unlabeled = 4
     config.model.filters = (8, 16, 32, 64, 128)
-    config.augmentation.name = "strong"
     config.methods.cifp.largest_component = "foreground"
-    config.optimizer.update(name="adamw", learning_rate=2e-3, weight_decay=0.01)
-    config.optimizer.update(schedule="cosine", warmup_steps=50, clip=1.0)
+    use_strong_recipe(config, learning_rate=2e-3, warmup_steps=50)
     config.training.log_every = 50
     config.training.evaluate_every = 0
     if variant == "2d":

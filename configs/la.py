@@ -2,8 +2,7 @@
 
     python -m cifp_jax.main --config=configs/la.py --config.data.root=DATA/LA
 
-This is the field's protocol, with the field's augmentation. It has not been run yet; others report
-83 (supervised) to 91.5 % Dice at it.
+This is the field's protocol, with the field's augmentation. It has not been run yet.
 
 `configs/la.py:cpu` is for two CPU cores, with the strong recipe: scans averaged down by three, so
 that a crop of 64 x 48 x 32 holds nearly the whole of one, the whole network, strong augmentation,
@@ -13,7 +12,7 @@ core with AVX-512: 2.2 s a supervised step, 6 s one of CIFP.
 `configs/la.py:gpu` is the same recipe for one GPU: crops of 112 x 112 x 80 of scans as they are.
 """
 
-from cifp_jax.config import Config, default_config, set_where_present
+from cifp_jax.config import Config, default_config, set_where_present, use_strong_recipe
 
 
 def get_config(variant: str = "full") -> Config:
@@ -45,9 +44,7 @@ def get_config(variant: str = "full") -> Config:
     config.methods.cifp.largest_component = "class"
     if variant != "full":
         config.data.validation = 10
-        config.augmentation.name = "strong"
-        config.optimizer.update(name="adamw", learning_rate=1e-3, weight_decay=0.01)
-        config.optimizer.update(schedule="cosine", warmup_steps=100, clip=1.0)
+        use_strong_recipe(config, warmup_steps=100)
         # Pseudo labels of an untrained teacher hold nothing but background. Ramps and BCP's
         # pre-training begin when these steps have ended.
         steps, supervised, ramp = (1400, 800, 150) if variant == "cpu" else (4500, 1500, 500)

@@ -1,26 +1,21 @@
 """Writes docs/reference/config.md and commands.md from the code: `python docs/make_reference.py`.
 
-The settings are read from `cifp_jax/config.py` and from what the methods declare, the options of
-the commands from their source, so that nothing of a command needs to be installed. A test compares
-the pages.
+The settings are read from their declarations, the options of the commands from their source, so
+that nothing of a command needs to be installed. A test compares the pages.
 """
 
 import ast
-import dataclasses
 import inspect
 import pathlib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from cifp_jax import augmentation
+from cifp_jax.config import Settings
 from cifp_jax.methods import METHODS
-from cifp_jax.scans.preparation import Preparation
-from cifp_jax.settings import Declared, declarations
+from cifp_jax.settings import Declared, declarations, groups, own_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("cifp_jax", "experiments", "benchmarks")
-_SETTING = re.compile(r"    config\.([\w.]+) = (.+?)(?:  # (.+))?$")
 _BAR = r"\|"  # a bar inside a cell
 _MADE = "<!-- Made by docs/make_reference.py: change the code, not this page. -->"
 
@@ -34,42 +29,32 @@ def _code(value: object) -> str:
     return f"`{value}`"
 
 
-def settings() -> dict[str, list[tuple[str, str, str]]]:
-    """Name, default and meaning of each line of `default_config`, by the part that it is in."""
-    parts: dict[str, list[tuple[str, str, str]]] = {}
-    for line in (ROOT / "cifp_jax/config.py").read_text(encoding="utf-8").splitlines():
-        if (found := _SETTING.match(line)) and "ConfigDict(" not in line:
-            name, default, meaning = found.groups()
-            parts.setdefault(name.rpartition(".")[0], []).append((name, default, meaning or ""))
-    return parts
-
-
 def values(declared: Declared, default: object) -> str:
     """Which values a setting of a method may have, in words."""
-    options = ("True", "False") if isinstance(default, bool) else declared.options
-    parts = (", ".join(map(str, options)), declared.range, declared.unit)
+    options = "True, False" if isinstance(default, bool) else declared.choices
+    parts = (options, declared.range, declared.unit)
     return "; ".join(filter(None, parts))
 
 
-def meanings(docstring: str | None, names: Iterable[str]) -> dict[str, str]:
-    """What a docstring says of the arguments or attributes `names`."""
-    text = inspect.cleandoc(docstring or "")
-    found = {n: re.search(rf"^  {n}: (.+(?:\n    .+)*)", text, re.MULTILINE) for n in names}
-    return {name: " ".join(m[1].split()) if m else "" for name, m in found.items()}
-
-
-def _declared(kind: type, prefix: str) -> str:
-    """A table of the settings of a group; "" where it has none."""
+def _declared(declared: Mapping[str, tuple[Declared, Any]], prefix: str) -> str:
+    """A table of settings; "" where there are none."""
     rows = [
         (
             _code(f"{prefix}.{key}"),
             _code(repr(default)),
-            values(declared, default),
-            declared.meaning,
+            values(known, default),
+            known.meaning,
         )
-        for key, (declared, default) in declarations(kind).items()
+        for key, (known, default) in declared.items()
     ]
     return _table(("setting", "default", "values", "meaning"), rows) if rows else ""
+
+
+def sections(kind: type, name: str) -> Iterator[tuple[str, type]]:
+    """A group of settings and those inside it, by their dotted names."""
+    yield name, kind
+    for inner, group in groups(kind).items():
+        yield from sections(group, f"{name}.{inner}")
 
 
 def config_page() -> str:
@@ -82,20 +67,10 @@ def config_page() -> str:
         "configuration file is Python and is run as it is: open one from elsewhere before you "
         "train with it.",
     ]
-    head = ("setting", "default", "meaning")
-    for part, rows in settings().items():
-        own = ((_code(f"config.{name}"), _code(value), text) for name, value, text in rows)
-        parts += [f"## config{'.' * bool(part)}{part}", _table(head, own)]
-    fields = {f.name: f.default for f in dataclasses.fields(Preparation)}
-    said = meanings(Preparation.__doc__, fields)
-    rows = ((_code(f"config.preparation.{n}"), _code(v), said[n]) for n, v in fields.items())
+    for name, kind in sections(Settings, "config"):
+        text = inspect.cleandoc(kind.__doc__ or "")
+        parts += [f"## {name}", text, _declared(own_settings(kind), name)]
     parts += [
-        "## config.preparation",
-        "What `prepare` did to your own scans, so that `predict` does the same to new ones.",
-        _table(head, rows),
-        "## config.augmentation.strong",
-        "How `config.augmentation.name=strong` augments labelled and unlabelled images.",
-        _declared(augmentation.Settings, "config.augmentation.strong"),
         "## config.methods",
         "`config.method.name` is one of the names below; each method has its settings to itself. "
         "The defaults are those of the method's file in `cifp_jax/methods/`; a configuration file "
@@ -103,7 +78,7 @@ def config_page() -> str:
     ]
     for name, method in sorted(METHODS.items()):
         parts += [f"### {name}", inspect.cleandoc(method.loss.__doc__ or "").splitlines()[0]]
-        rows = _declared(method.settings, f"config.methods.{name}")
+        rows = _declared(declarations(method.settings), f"config.methods.{name}")
         parts.append(rows or "It has no settings.")
     return "\n\n".join(parts) + "\n"
 

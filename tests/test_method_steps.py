@@ -36,7 +36,7 @@ def make(name: str, shape: tuple[int, ...]):
     method, model = METHODS[name], TwoStages()
     known = declarations(method.settings)
     settings = settings_with(method.settings, {k: v for k, v in SETTINGS.items() if k in known})
-    optimizer = make_optimizer(0.05, 0.9, 1e-4, 0.9, STEPS)
+    optimizer = make_optimizer(learning_rate=0.05, steps=STEPS)
     step = make_train_step(model, method, optimizer, ema_decay=0.9, settings=settings)
     state = create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
     return step, state

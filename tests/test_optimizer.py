@@ -10,7 +10,7 @@ from cifp_jax.training.optimizer import make_optimizer, make_schedule
 
 
 def test_two_steps_worked_out_by_hand():
-    optimizer = make_optimizer(0.1, 0.9, 0.5, 1.0, steps=2)
+    optimizer = make_optimizer(learning_rate=0.1, weight_decay=0.5, power=1.0, steps=2)
     start = jnp.array(2.0)
     updates, state = optimizer.update(jnp.array(1.0), optimizer.init(start), start)
     params: Any = optax.apply_updates(start, updates)
@@ -24,7 +24,7 @@ def test_two_steps_worked_out_by_hand():
 
 def test_adamw_by_hand():
     optimizer = make_optimizer(
-        0.1, 0.9, 0.5, 0.9, steps=2, name="adamw", schedule="cosine", clip=1.0
+        learning_rate=0.1, weight_decay=0.5, steps=2, name="adamw", schedule="cosine", clip=1.0
     )
     start = jnp.array(2.0)
     updates, state = optimizer.update(jnp.array(5.0), optimizer.init(start), start)

@@ -19,6 +19,10 @@ from cifp_jax.training.train_step import find_method, make_train_step
 from tests.support.steps import make_batch
 from tests.support.training import CASES, LEARNING_RATE, SMALL, STEPS, make_all, run
 
+plain_optimizer = functools.partial(
+    make_optimizer, learning_rate=0.05, momentum=0.0, weight_decay=0.0
+)
+
 
 @pytest.mark.parametrize(
     "network", ["two_stages", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "vnet"))]
@@ -59,7 +63,7 @@ def test_the_mesh_gathers_no_batch():
 
 def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
     model, shape, classes = CASES["two_stages"]
-    method, optimizer = find_method("supervised"), make_optimizer(0.05, 0.0, 0.0, 0.9, 10)
+    method, optimizer = find_method("supervised"), plain_optimizer(steps=10)
     state = create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
     batch = make_batch(0, shape, classes)
     for decay in (0.0, 0.75):
@@ -81,7 +85,7 @@ def test_the_teacher_follows_and_zero_decay_makes_it_the_student():
 def test_ramps_begin_with_the_unlabelled_images():
     """Whatever came before: a ramp of ten steps that begins at step 3 has ended at step 13."""
     model, shape, classes = CASES["two_stages"]
-    method, optimizer = find_method("mean_teacher"), make_optimizer(0.05, 0.0, 0.0, 0.9, 20)
+    method, optimizer = find_method("mean_teacher"), plain_optimizer(steps=20)
     state = create_train_state(model, method, optimizer, seed=0, input_shape=(1, *shape, 1))
     settings = method.settings(lambda_max=1.0, ramp_steps=10)
     step = jax.jit(
@@ -98,7 +102,7 @@ def test_ramps_begin_with_the_unlabelled_images():
 def test_strong_augmentation_is_the_same_on_any_layout():
     """The loader's crops are larger than the patch, and both streams are read from them."""
     model, shape, classes = CASES["two_stages"]
-    method, optimizer = find_method("supervised"), make_optimizer(0.05, 0.0, 0.0, 0.9, 10)
+    method, optimizer = find_method("supervised"), plain_optimizer(steps=10)
     strong = augmentation.Settings()
     step = make_train_step(model, method, optimizer, ema_decay=0.9, strong=strong, patch_size=shape)
     batch = functools.partial(
@@ -227,7 +231,7 @@ def test_an_unknown_method_names_the_known_ones():
 
 def test_settings_of_another_method_are_refused():
     model, _, _ = CASES["two_stages"]
-    optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
+    optimizer = make_optimizer(learning_rate=LEARNING_RATE, steps=STEPS)
     for wrong in (METHODS["unimatch"].settings(), {"tau": 0.2}):
         with pytest.raises(TypeError, match=r"are a cifp_jax.methods.cifp.Settings, and not a "):
             make_train_step(model, METHODS["cifp"], optimizer, ema_decay=0.9, settings=wrong)

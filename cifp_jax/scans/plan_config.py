@@ -34,17 +34,10 @@ def settings(
         "data.batch_labeled": plan.batch,
         "data.batch_unlabeled": plan.batch,
         "data.cache_gb": round(min(max(bytes_on_disk / 2**30, 1.0), 16.0), 1),
-        "augmentation.name": "strong",
         **tilt,
         "model.name": "vnet" if plan.rank == 3 else "unet",
         "model.classes": plan.classes,
         "model.filters": plan.filters,
-        "optimizer.name": "adamw",
-        "optimizer.learning_rate": 1e-3,
-        "optimizer.weight_decay": 0.01,
-        "optimizer.schedule": "cosine",
-        "optimizer.warmup_steps": max(plan.steps // 30, 1),
-        "optimizer.clip": 1.0,
         "training.steps": plan.steps,
         "training.supervised_steps": plan.steps // 3,
         "training.evaluate_every": max(plan.steps // 15, 1) if validation else 0,
@@ -66,6 +59,7 @@ def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
     )
     reasons = "\n".join(map(wrap, plan.reasons))
     lines = [f"    config.{name} = {pprint.pformat(value)}" for name, value in values.items()]
+    lines.append(f"    use_strong_recipe(config, warmup_steps={max(plan.steps // 30, 1)})")
     lines.append(f"    set_where_present(config.methods, ramp_steps={plan.steps // 10})")
     body = "\n".join(line.replace("\n", "\n    ") for line in lines)
     return f'''"""Planned from the data beside this file; see fingerprint.json.
@@ -75,7 +69,7 @@ def config_text(plan: Plan, values: Mapping[str, Any]) -> str:
 
 import pathlib
 
-from cifp_jax.config import Config, default_config, set_where_present
+from cifp_jax.config import Config, default_config, set_where_present, use_strong_recipe
 
 {reasons}
 

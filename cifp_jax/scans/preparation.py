@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer, Shaped
 
 from cifp_jax.scans import geometry
 from cifp_jax.scans.volumes import Volume, check_oriented, refuse
+from cifp_jax.settings import Checked, setting
 
 THICK = 1.5  # ratio of a scan's largest spacing to the next one from which it has slices
 MOST_VALUES = 256  # of masks: classes are stored as 8 bits
@@ -62,30 +63,42 @@ def across_slices(spacing: Sequence[float]) -> int | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Preparation:
-    """How a file becomes a record for training.
+class Preparation(Checked):
+    """How a file becomes a record for training."""
 
-    Attributes:
-      canonical: turn the axes to right, anterior, superior first; False leaves them as in the file.
-      axes: order of those axes in the record. Of slices, the axis across them comes first.
-      slices: where the axis across a scan's own slices goes in the record, "first" or "last", as
-        slices of the heart, for one, lie askew and may be nearest to another axis in each patient.
-        "" leaves all to `axes`, as scans without slices are.
-      spacing: of the record along its axes, mm; 0 keeps that of the file. () keeps all.
-      normalization: a rule for each channel, the last one for those that have none:
-        ("zscore",): mean 0 and standard deviation 1 over the scan; ("minmax",): to [0, 1];
-        ("fixed", low, high, mean, std): cut off at `low` and `high`, less `mean`, over `std`.
-      label_names: of the classes, background first; () where they have none.
-      label_values: what stands for the classes in masks; () for 0, 1, 2, ...
-    """
-
-    canonical: bool = False
-    axes: tuple[int, ...] = (0, 1, 2)
-    slices: str = ""
-    spacing: tuple[float, ...] = ()
-    normalization: tuple[tuple[Any, ...], ...] = (("zscore",),)
-    label_names: tuple[str, ...] = ()
-    label_values: tuple[int, ...] = ()
+    canonical: bool = setting(
+        False,
+        "Whether the axes are turned to right, anterior, superior first; otherwise they stay as in "
+        "the file.",
+    )
+    axes: tuple[int, ...] = setting(
+        (0, 1, 2),
+        "The order of those axes in the record. Of slices, the axis across them comes first.",
+    )
+    slices: str = setting(
+        "",
+        "Where the axis across a scan's own slices goes in the record, as slices of the heart, for "
+        "one, lie askew and may be nearest to another axis in each patient. Empty: to its place in "
+        "config.preparation.axes, as that of scans without slices.",
+        options=("", "first", "last"),
+    )
+    spacing: tuple[float, ...] = setting(
+        (),
+        "Of the record along its axes; 0 keeps that of the file. Empty: all are kept.",
+        unit="mm",
+    )
+    normalization: tuple[tuple[Any, ...], ...] = setting(
+        (("zscore",),),
+        'A rule for each channel, the last one for those that have none: ("zscore",): mean 0 and '
+        'standard deviation 1 over the scan; ("minmax",): to [0, 1]; ("fixed", low, high, mean, '
+        "std): cut off at `low` and `high`, less `mean`, over `std`.",
+    )
+    label_names: tuple[str, ...] = setting(
+        (), "Of the classes, background first; empty where they have none."
+    )
+    label_values: tuple[int, ...] = setting(
+        (), "What stands for the classes in masks; empty: 0, 1, 2, ..."
+    )
 
     def order(self, spacing: Sequence[float]) -> tuple[int, ...]:
         """The axes of a scan, turned by `canonical`, in their order in the record.

@@ -4,30 +4,15 @@ import jax
 import numpy as np
 
 from cifp_jax import parallel
-from cifp_jax.config import Config
-from cifp_jax.data import transforms
+from cifp_jax.config import Config, Settings
 from cifp_jax.data.layouts import LAYOUTS, find_layout
-from cifp_jax.evaluation import metrics
 from cifp_jax.mesh import check_partitions
 from cifp_jax.methods import METHODS
-from cifp_jax.models import NETWORKS
-from cifp_jax.models.network import PRECISIONS
 from cifp_jax.scans.preparation import Preparation
+from cifp_jax.settings import from_mapping
 from cifp_jax.training import build
-from cifp_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from cifp_jax.training.state import TrainState
 from cifp_jax.training.train_step import find_method
-
-WEIGHTS = ("ema", "student")
-AUGMENTATIONS = ("weak", "strong")
-COMPONENTS = ("", "class", "foreground")
-REPORTS = ("last", "best")
-
-
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        options = ", ".join(option or "''" for option in known)
-        raise ValueError(f"config.{name} is {value!r}; known: {options}.")
 
 
 def check_config(config: Config, *, trains: bool = True) -> None:
@@ -35,18 +20,9 @@ def check_config(config: Config, *, trains: bool = True) -> None:
 
     Only where it `trains` do the devices have to divide the batch.
     """
-    _one_of("model.name", config.model.name, tuple(NETWORKS))
-    _one_of("precision", config.precision, tuple(PRECISIONS))
+    given = {name: value for name, value in config.to_dict().items() if name != "methods"}
+    from_mapping(Settings, given, "config")
     layout = find_layout(config.data.name)
-    _one_of("augmentation.name", config.augmentation.name, AUGMENTATIONS)
-    build.strong_settings(config)
-    _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
-    _one_of("optimizer.schedule", config.optimizer.schedule, SCHEDULES)
-    _one_of("data.interpolation", config.data.interpolation, transforms.INTERPOLATIONS)
-    _one_of("evaluation.weights", config.evaluation.weights, WEIGHTS)
-    _one_of("evaluation.report", config.evaluation.report, REPORTS)
-    _one_of("evaluation.largest_component", config.evaluation.largest_component, COMPONENTS)
-    _one_of("evaluation.empty", config.evaluation.empty, metrics.EMPTY_RULES)
     for name in build.trained_methods(config):
         find_method(name)
     for name in METHODS:
@@ -60,9 +36,6 @@ def check_config(config: Config, *, trains: bool = True) -> None:
     for key, value in sizes.items():
         if len(value) != rank or min(value) < 1:
             raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
-    for key in ("downsample", "channels"):
-        if config.data[key] < 1:
-            raise ValueError(f"config.data.{key} must be at least 1.")
     if config.data.downsample > 1 and not layout.may_be_averaged_down:
         raise ValueError(
             f"config.data.downsample must be 1 for {config.data.name}: only 3D scans that are not "
@@ -74,8 +47,6 @@ def check_config(config: Config, *, trains: bool = True) -> None:
             f"config.data.center_crop serves whole slices, such as those of acdc, and not "
             f"{config.data.name}, whose crops lie anywhere; set config.data.center_crop=0."
         )
-    if config.data.center_crop < 0:
-        raise ValueError("config.data.center_crop must be at least 0, pixels; 0 keeps all.")
     if config.data.channels > 1 and not layout.may_have_channels:
         raise ValueError(
             f"config.data.channels must be 1 for {config.data.name}, whose images have no more."
@@ -103,12 +74,6 @@ def check_config(config: Config, *, trains: bool = True) -> None:
             f"turned after they are cut, so their first two sides must be equal; make them so, "
             f"or set config.data.on_device=False."
         )
-    for key in ("steps", "log_every", "checkpoint_every", "accumulate"):
-        if config.training[key] < 1:
-            raise ValueError(f"config.training.{key} must be at least 1.")
-    for key in ("supervised_steps", "evaluate_every", "skip_at_most"):
-        if config.training[key] < 0:
-            raise ValueError(f"config.training.{key} must be at least 0.")
     if trains:
         space = config.spatial_partitions
         check_partitions(config.data.patch_size, space)

@@ -2,9 +2,6 @@
 
 import optax
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("poly", "cosine")
-
 
 def make_schedule(
     schedule: str, *, learning_rate: float, power: float, warmup_steps: int, steps: int
@@ -30,12 +27,12 @@ def make_schedule(
 
 
 def make_optimizer(
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    power: float,
-    steps: int,
     *,
+    learning_rate: float,
+    steps: int,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    power: float = 0.9,
     name: str = "sgd",
     schedule: str = "poly",
     warmup_steps: int = 0,
@@ -45,11 +42,11 @@ def make_optimizer(
 
     Args:
       learning_rate: the highest of the schedule.
+      steps: to the end of the schedule.
       momentum: of sgd.
       weight_decay: of sgd, added to the gradient before the momentum, as in PyTorch; of adamw,
         apart from the gradient (Loshchilov and Hutter, ICLR 2019).
       power: of the poly schedule.
-      steps: to the end of the schedule.
       name: sgd or adamw.
       schedule: poly or cosine.
       warmup_steps: over which the learning rate rises from 0.

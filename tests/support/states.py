@@ -28,7 +28,7 @@ def make_state(step: int, features: int = 2):
     state: Any = create_train_state(
         Tiny(features),
         METHODS["cps"],  # two students: tuples in the state
-        make_optimizer(0.1, 0.9, 1e-4, 0.9, 10),
+        make_optimizer(learning_rate=0.1, steps=10),
         seed=step,
         input_shape=(1, 4, 4, 1),
     )

@@ -42,7 +42,7 @@ def make_all(
     model, usual, classes = CASES[network]
     shape = shape or usual
     method = find_method(name)
-    optimizer = make_optimizer(LEARNING_RATE, 0.9, 1e-4, 0.9, STEPS)
+    optimizer = make_optimizer(learning_rate=LEARNING_RATE, steps=STEPS)
     chosen = settings_with(method.settings, settings)
     step = make_train_step(
         model,
