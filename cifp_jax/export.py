@@ -1,4 +1,4 @@
-"""Writes a network as one file: `python -m cifp_jax.export --checkpoint=RUN --out=FILE`.
+"""Writes a network as one file: `python -m cifp_jax.export --weights=RUN --out=FILE`.
 
 RUN is the folder of a run (the file then holds the network that it reports: the checkpoint and the
 weights of its `config.evaluation`), a file of weights, or the name of a released network. The file
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--checkpoint",
+        "--weights",
         type=pathlib.Path,
         required=True,
         help="folder of a run, file of weights, or name of a released network",
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--float16 is for --format=flax.")
     from cifp_jax.commands import export
 
-    export.run(given.checkpoint, given.out, form=given.format, half=given.float16)
+    export.run(given.weights, given.out, form=given.format, half=given.float16)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def keep_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
             libc.mallopt(parameter, value)
-        threading.Thread(target=_give_back, args=(libc, _memory() // 2), daemon=True).start()
+        threading.Thread(target=_give_back, args=(libc, memory() // 2), daemon=True).start()
 
 
 def _give_back(libc: ctypes.CDLL, limit: int) -> None:
@@ -140,7 +140,7 @@ def _held() -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes that this process may use: of the machine, or of the container that it runs in."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in ("memory.max", "memory/memory.limit_in_bytes"):

@@ -98,7 +98,7 @@ def test_a_run_keeps_the_settings_of_its_method_alone(tmp_path):
 @pytest.mark.parametrize(
     ("change", "answer"),
     [
-        ({"method": {"name": "cifp", "tau": 0.2}}, r"an older version.*\(tau\).*Train again"),
+        ({"method": {"name": "cifp", "tau": 0.2}}, "is not a run's configuration.*tau"),
         ({"methods": {"cifp": {"gama": 1.0}}}, "is not a run's configuration.*gama"),
     ],
 )

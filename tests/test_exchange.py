@@ -48,7 +48,11 @@ def saved(request, tmp_path):
     _, data, patch = KINDS[request.param]
     facts = {
         "network": network,
-        "data": {"name": data, "patch_size": patch, "downsample": 1},
+        "data": {
+            **{"name": data, "patch_size": patch, "downsample": 1},
+            **{"channels": 1, "center_crop": 0, "interpolation": "nearest"},
+        },
+        "evaluation": {"largest_component": ""},
         "preparation": PREPARATION,
         "method": "cifp",
         "step": 1,
@@ -70,7 +74,7 @@ def images(kind, count=2):
 
 def written(saved, form, ending):
     out = saved[0].parent / f"out{ending}"
-    export.main([f"--checkpoint={saved[0]}", f"--out={out}", f"--format={form}"])
+    export.main([f"--weights={saved[0]}", f"--out={out}", f"--format={form}"])
     return out
 
 
@@ -180,7 +184,7 @@ def test_a_stablehlo_program_gives_the_same_logits(saved):
 @pytest.mark.parametrize("saved", ["unet"], indirect=True)
 def test_float16_is_for_our_own_format(saved):
     with pytest.raises(SystemExit):
-        export.main([f"--checkpoint={saved[0]}", "--out=x", "--format=onnx", "--float16"])
+        export.main([f"--weights={saved[0]}", "--out=x", "--format=onnx", "--float16"])
 
 
 def test_a_network_without_pytorchs_names_is_named():

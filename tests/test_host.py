@@ -78,7 +78,7 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 def test_memory_is_kept_from_the_start_and_watched_by_a_thread(monkeypatch):
     library, watched = Allocator(), queue.Queue()
     monkeypatch.setattr(host, "ctypes", SimpleNamespace(CDLL=lambda name: library))
-    monkeypatch.setattr(host, "_memory", lambda: 1000)
+    monkeypatch.setattr(host, "memory", lambda: 1000)
     monkeypatch.setattr(
         host, "_give_back", lambda *given: watched.put((*given, threading.current_thread()))
     )
@@ -115,7 +115,7 @@ def work():
         print((end(0) - before) // 1_000_000)
 work()
 before = host._held()
-host._memory = lambda: 2**60
+host.memory = lambda: 2**60
 host.keep_memory()
 thread = threading.Thread(target=work); thread.start(); thread.join()
 print((host._held() - before) // 1_000_000)
@@ -140,7 +140,7 @@ def test_kept_memory_is_not_asked_for_again_until_it_is_given_back():
 
 def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "_CONTROL_GROUP", tmp_path)
-    machine = host._memory()
+    machine = host.memory()
     assert machine > 1_000_000_000
     for text, limit in (
         ("max\n", machine),
@@ -148,10 +148,10 @@ def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
         (f"{2**63}\n", machine),
     ):
         (tmp_path / "memory.max").write_text(text)
-        assert host._memory() == limit
+        assert host.memory() == limit
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/memory.limit_in_bytes").write_text("900000000\n")  # of the older kind
-    assert host._memory() == 900_000_000
+    assert host.memory() == 900_000_000
 
 
 def test_jobs_keep_the_order_and_do_not_run_far_ahead():

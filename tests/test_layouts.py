@@ -82,7 +82,7 @@ def test_a_new_layout_allows_what_its_cut_allows(spleen):
 def test_a_new_layout_is_predicted_and_exported(spleen, tmp_path):
     run = untrained_run(spleen, tmp_path / "run")
     out = tmp_path / "spleen.safetensors"
-    export_command.main([f"--checkpoint={run}", f"--out={out}"])
+    export_command.main([f"--weights={run}", f"--out={out}"])
     facts = load_weights(out).facts
     assert facts["data"]["name"] == "spleen"
     assert facts["preparation"]["normalization"] == [["fixed", -125.0, 275.0, 75.0, 200.0]]
@@ -110,7 +110,7 @@ def test_an_exported_header_says_what_the_layout_does(tmp_path):
     config.data.update({"labeled": 2, "batch_labeled": 2, "batch_unlabeled": 2})
     assert config.preparation.normalization == (("zscore",),)
     out = tmp_path / "acdc.safetensors"
-    export_command.main([f"--checkpoint={untrained_run(config, tmp_path / 'run')}", f"--out={out}"])
+    export_command.main([f"--weights={untrained_run(config, tmp_path / 'run')}", f"--out={out}"])
     found = load_weights(out).facts["preparation"]
     assert (found["normalization"], found["axes"]) == ([["minmax"]], [2, 1, 0])
 

@@ -28,7 +28,11 @@ from tests.support.runs import small
 
 FACTS = {
     "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
-    "data": {"name": "acdc", "patch_size": [32, 32], "downsample": 1},
+    "data": {
+        **{"name": "acdc", "patch_size": [32, 32], "downsample": 1},
+        **{"channels": 1, "center_crop": 0, "interpolation": "nearest"},
+    },
+    "evaluation": {"largest_component": ""},
     "preparation": json.loads(json.dumps(dataclasses.asdict(preparation.ACDC))),
     "method": "cifp",
     "step": 3,
@@ -112,7 +116,7 @@ def test_other_files_are_refused(tmp_path):
 def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
     config, run, summaries = trained
     out = tmp_path / "a" / "unet.safetensors"
-    export_command.main([f"--checkpoint={run}", f"--out={out}"])
+    export_command.main([f"--weights={run}", f"--out={out}"])
     weights = load_weights(out)
     assert weights.facts["network"] == {
         "name": "unet",
@@ -141,7 +145,7 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
     assert (scored / "validation" / "cases.csv").is_file()
     assert "Reported: the unet.safetensors checkpoint" in (scored / "report.html").read_text()
 
-    export_command.main([f"--checkpoint={run}", f"--out={tmp_path / 'half'}", "--float16"])
+    export_command.main([f"--weights={run}", f"--out={tmp_path / 'half'}", "--float16"])
     image = np.random.default_rng(0).random((2, 40, 40), np.float32)
     predictor = prediction.make_predictor(config)
     exact, half = (predictor(load_weights(f).variables)(image) for f in (out, tmp_path / "half"))
@@ -166,7 +170,7 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
 def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
     config, run, _ = trained
     out = tmp_path / "weights.safetensors"
-    export_command.main([f"--checkpoint={run}", f"--out={out}"])
+    export_command.main([f"--weights={run}", f"--out={out}"])
     weights = load_weights(out)
     split = build.make_split(config)
     case = split.validation[0].name
@@ -257,7 +261,7 @@ def test_there_are_released_files():
 
 
 def test_a_file_of_an_unknown_layout_names_those_that_are_known(tmp_path):
-    save_weights(tmp_path / "x", Weights(VARIABLES, FACTS | {"data": {"name": "mri"}}))
+    save_weights(tmp_path / "x", Weights(VARIABLES, FACTS | {"data": FACTS["data"] | {"name": "mri"}}))
     with pytest.raises(ValueError, match=r"x: .*config\.data\.name is 'mri'; known: la, acdc"):
         run_folder.load_network(tmp_path / "x")
 
@@ -268,13 +272,13 @@ def test_a_file_of_weights_keeps_the_rule_for_masks(tmp_path):
     whole = unflatten_dict({path: np.zeros(shape) for path, shape in shapes.items()})
     save_weights(tmp_path / "x", Weights(whole, facts))
     assert run_folder.load_network(tmp_path / "x")[0].evaluation.largest_component
-    save_weights(tmp_path / "y", Weights(whole, FACTS))  # an imported file
+    save_weights(tmp_path / "y", Weights(whole, FACTS))
     assert not run_folder.load_network(tmp_path / "y")[0].evaluation.largest_component
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(SystemExit, match="this file is missing"):
-        export_command.main([f"--checkpoint={tmp_path}", f"--out={tmp_path / 'x'}"])
+        export_command.main([f"--weights={tmp_path}", f"--out={tmp_path / 'x'}"])
     (tmp_path / "config.json").write_text(json.dumps({"seed": "one"}))
     with pytest.raises(SystemExit, match="not a run's configuration"):
-        export_command.main([f"--checkpoint={tmp_path}", f"--out={tmp_path / 'x'}"])
+        export_command.main([f"--weights={tmp_path}", f"--out={tmp_path / 'x'}"])

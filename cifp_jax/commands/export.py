@@ -89,7 +89,7 @@ def export(source: pathlib.Path, out: pathlib.Path, *, form: str = "flax", half:
     variables, facts = weights
     network, data = facts["network"], facts["data"]
     said = {name: json.dumps(value) for name, value in facts.items()}
-    channels = data.get("channels", 1)
+    channels = data["channels"]
     if form == "torch":
         tensors = to_torch(network["name"], variables)
         made = safetensors.numpy.save(tensors, metadata={**said, "format": "pt"})

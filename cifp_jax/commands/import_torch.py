@@ -54,8 +54,12 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
         raise ValueError(wrong)
     facts = {
         "network": network,
-        "data": {"name": data, "patch_size": patch, "downsample": 1},
+        "data": {
+            **{"name": data, "patch_size": patch, "downsample": 1},
+            **{"channels": kernel.shape[-2], "center_crop": 0, "interpolation": "nearest"},
+        },
         "preparation": dataclasses.asdict(prepared),
+        "evaluation": {"largest_component": ""},
         "method": "imported from PyTorch",
         "step": None,
         "training_list": {"labeled": [], "unlabeled": []},

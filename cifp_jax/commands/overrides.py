@@ -20,17 +20,6 @@ def check_overrides(argv: Sequence[str], config: Config | None = None) -> None:
     for name in (setting for flag, _, setting in parts if flag == "config" and setting):
         group, _, last = name.partition(".")
         if name not in known:
-            # Settings of methods once stood in `config.method`, all together.
-            places = [
-                f"config.{other}"
-                for other in known
-                if group == "method" and other.endswith((f".{last}", f".{last}.kind"))
-            ]
-            if places:
-                raise ValueError(
-                    f"there is no setting config.{name}: config.method holds the name alone. Say "
-                    f"{' or '.join(places)}."
-                )
             raise unknown(f"config.{name}", (f"config.{other}" for other in known))
         if config is None:
             continue

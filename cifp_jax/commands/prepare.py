@@ -1,7 +1,6 @@
 """Makes a data set for training: the work of `cifp_jax.prepare`."""
 
 import argparse
-import os
 import pathlib
 import shlex
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ import jax
 from rich.console import Console
 from rich.progress import track
 
-from cifp_jax import files
+from cifp_jax import files, host
 from cifp_jax.commands import INTERRUPTED
 from cifp_jax.data import prepared
 from cifp_jax.data.splits import patient
@@ -39,7 +38,7 @@ def find_machine(memory: float | None) -> plan.Machine:
     device = jax.local_devices()[0]
     accelerated = device.platform != "cpu"
     limit = (device.memory_stats() or {}).get("bytes_limit") if accelerated else None
-    found = limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    found = limit or host.memory() // 2
     devices = jax.local_device_count()
     share = 0.9 * devices if limit else 1
     return plan.Machine(int(memory * _GIB if memory else share * found), devices, accelerated)

@@ -24,8 +24,6 @@ class Clean(NamedTuple):
     """What a student says of the images without a strong perturbation.
 
     Attributes:
-      features_l: of the labelled images, full resolution first.
-      features: of the weak unlabelled images.
       logits: of the weak unlabelled images.
       dropped: logits of the weak unlabelled images' features with dropped channels, if asked for.
       label: one-hot true label of the labelled images.
@@ -33,8 +31,6 @@ class Clean(NamedTuple):
       batch_stats: the running statistics, moved by this pass.
     """
 
-    features_l: Features
-    features: Features
     logits: Float[Array, "u *spatial k"]
     dropped: list[Float[Array, "u *spatial k"]]
     label: Float[Array, "l *spatial k"]
@@ -78,7 +74,6 @@ def clean_pass(
     joined = parallel.concat_streams(*keys, shards)
     features, moved = student.encode(images, joined, student.batch_stats)
     count = labeled["image"].shape[0]
-    features_l, features_u = parallel.split_streams(features, count, shards)
     if drops:
         logits, moved = decode_with_dropped(student, features, count, drops, moved, shards)
     else:
@@ -89,7 +84,7 @@ def clean_pass(
     supervised = segmentation_loss(
         logits_l, label, 1.0, context.axis_name, foreground_only=foreground_only
     )
-    return Clean(features_l, features_u, logits_u, dropped, label, supervised, moved)
+    return Clean(logits_u, dropped, label, supervised, moved)
 
 
 def decode_with_dropped(

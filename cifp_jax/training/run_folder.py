@@ -36,7 +36,7 @@ def load_config(workdir: pathlib.Path) -> Config:
 
     Raises:
       FileNotFoundError: the folder is no run.
-      ValueError: its `config.json` is damaged, no configuration, or of an older form.
+      ValueError: its `config.json` is damaged or no configuration.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -50,19 +50,13 @@ def load_config(workdir: pathlib.Path) -> Config:
         raise ValueError(f"{path}: this is no valid JSON ({error}). Train again.") from error
     config = default_config()
     try:
-        older = ", ".join(sorted(stored["method"].keys() - {"name"}))
-        for name, value in stored.items() if not older else ():
+        for name, value in stored.items():
             if isinstance(value, dict):
                 config[name].update(value)
             else:
                 config[name] = value
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a run's configuration: {error}") from error
-    if older:
-        raise ValueError(
-            f"{path} is of an older version, which kept the settings of the method ({older}) in "
-            f"config.method. Train again."
-        )
     return config
 
 
@@ -93,7 +87,7 @@ def check_same_data(config: Config, file: pathlib.Path, facts: Mapping[str, Any]
     """Raises ValueError where a file of weights was trained on other data than `config` has."""
     theirs = {
         "data.name": facts["data"]["name"],
-        "data.channels": facts["data"].get("channels", 1),
+        "data.channels": facts["data"]["channels"],
         "model.classes": facts["network"]["classes"],
     }
     ours = {name: config[name.split(".")[0]][name.split(".")[1]] for name in theirs}
@@ -125,7 +119,7 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
             config.model.update(weights.facts["network"])
             config.data.update(weights.facts["data"])
             config.preparation.update(_tuples(weights.facts["preparation"]))
-            config.evaluation.update(weights.facts.get("evaluation", {}))
+            config.evaluation.update(weights.facts["evaluation"])
             rank = find_layout(config.data.name).rank
             shapes = shapes_of(config.model.to_dict(), rank, config.data.channels)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
