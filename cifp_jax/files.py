@@ -32,7 +32,7 @@ class Unwritable(OSError):
 
 
 @contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
+def explained(path: pathlib.Path) -> Iterator[None]:
     """Says of an OSError which file could not be written, and the remedy."""
     try:
         yield
@@ -56,7 +56,7 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: naming the file and the remedy where the disk is full or may not be written.
     """
     partial = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -79,7 +79,7 @@ def staged(folder: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
       OSError: naming the folder and the remedy; also where another process is writing to it.
     """
     stage, made = folder / ".partial", not folder.exists()
-    with _explained(folder):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             stage.mkdir()
@@ -111,7 +111,7 @@ def make_folder(path: pathlib.Path) -> None:
     Raises:
       OSError: it may not be written, or the disk is full, with the remedy.
     """
-    with _explained(path):
+    with explained(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path) as probe:
             probe.write(bytes(4096))

@@ -30,8 +30,10 @@ def shard_count(mode: str, space: int = 1) -> int:
     """Number of blocks that the batch is cut into: one for each `space` devices, or one."""
     if mode not in MODES:
         raise ValueError(f"config.parallel is {mode!r}; known: {', '.join(MODES)}.")
-    if mode == "pmap" and jax.process_count() > 1:
-        raise ValueError("pmap runs on the devices of one process; set config.parallel='jit'.")
+    if mode != "jit" and jax.process_count() > 1:
+        raise ValueError(
+            f"config.parallel={mode!r} keeps to one process; set config.parallel='jit'."
+        )
     if mode != "jit" and space > 1:
         raise ValueError(
             f"config.spatial_partitions={space} needs config.parallel='jit', not {mode!r}."

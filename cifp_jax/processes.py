@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -196,9 +197,19 @@ def check_equal(facts: Mapping[str, Any]) -> None:
 
 
 def check_common_folder(folder: pathlib.Path) -> None:
-    """Makes a folder by the first process; raises ValueError where another one does not see it."""
-    by_first(lambda: make_folder(folder))
-    unseen = [number for number, seen in enumerate(gather(folder.is_dir())) if not seen]
+    """Makes a folder by the first process; raises ValueError where another one does not see it.
+
+    A folder of the same name on a disk of its own is not seen as well, so a file is looked for.
+    """
+    mark = folder / f".{gather(uuid.uuid4().hex)[0]}"
+
+    def leave() -> None:
+        make_folder(folder)
+        mark.touch()
+
+    by_first(leave)
+    unseen = [number for number, seen in enumerate(gather(mark.exists())) if not seen]
+    by_first(mark.unlink)
     if unseen:
         raise ValueError(
             f"--workdir={folder} is not seen by process {unseen[0]}: name a folder on a disk that "

@@ -43,6 +43,7 @@ def root(tmp_path_factory):
         ("data.downsample", 2, "config.data.downsample must be 1 for acdc"),
         ("data.channels", 2, "config.data.channels must be 1 for acdc"),
         ("preparation.canonical", True, "those of acdc are always prepared in the same way"),
+        ("data.name", "volumes", "must be 3 positive numbers"),
         ("data.on_device", True, "not acdc; set config.data.on_device=False"),
         ("training.steps", 0, "config.training.steps is 0, but must be at least 1"),
     ],
@@ -131,6 +132,13 @@ def test_training_stops_before_it_writes(key, value, answer, root, tmp_path):
     with pytest.raises(ValueError, match=answer):
         loop.train(config, build.make_split(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_windows_that_would_leave_gaps_are_named_before_the_training(root):
+    config = small(root, name="volumes", patch_size=(16, 16, 16))
+    config.evaluation.stride = (18, 18, 4)
+    with pytest.raises(ValueError, match=r"evaluation\.stride=\(18, 18, 4\).*leave gaps"):
+        checks.check_config(config)
 
 
 def test_evaluating_what_was_not_trained_says_so(root, tmp_path):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cifp_jax.training.checkpoint import Checkpoints, DamagedError
+from cifp_jax.training.checkpoint import Checkpoints, DamagedError, put_back
 from tests.support.states import make_state
 
 # Orbax leaves coroutines behind where a reading fails. They are swept up here, and not in whichever
@@ -62,6 +62,20 @@ def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.last(), checkpoints.best()) == (2, 2)
         assert checkpoints.resume(make_state(0))[1]["next"] == 3
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_step_saved_again_is_there_whenever_the_process_was_killed(whole, tmp_path):
+    save(tmp_path, 1, 2)
+    (tmp_path / "2").rename(tmp_path / "2.before")
+    if whole:  # killed after the other one was written
+        save(tmp_path, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.last() == (2 if whole else 1)
+    put_back(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert resume(checkpoints) == (2, 2, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_what_a_run_adds_after_a_save_is_not_in_it(tmp_path, monkeypatch):
@@ -183,18 +197,19 @@ host.quiet()
 try:
     with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
-        checkpoints.save(make_state(2), {"next": 2})
-        checkpoints.save(make_state(3), {"next": 3})
+        for step in map(int, sys.argv[2:]):
+            checkpoints.save(make_state(step), {"next": step + 1})
 except OSError as error:
     print(error)
 """
 
 
-def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(tmp_path):
+@pytest.mark.parametrize("steps", [("2", "3"), ("1",)])  # others, and the same once more
+def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(steps, tmp_path):
     folder = tmp_path / "checkpoints"
     save(folder, 1)
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(folder)],
+        [sys.executable, "-c", FULL, str(folder), *steps],
         capture_output=True,
         text=True,
         check=True,

@@ -14,7 +14,7 @@ from jax import export as jax_export
 from cifp_jax import export
 from cifp_jax.commands import import_torch
 from cifp_jax.exchange import onnx_graph, torch_names
-from cifp_jax.inference.weights import Weights, save_weights, shapes_of
+from cifp_jax.inference.weights import Weights, load_weights, save_weights, shapes_of
 from cifp_jax.models import make_network
 from tests.support.steps import quick
 from tests.support.torch_models import FILTERS, build
@@ -92,7 +92,10 @@ def test_pytorchs_names_and_back(saved):
     for a, b in ((0, 1), (1, 0)):
         there = tensors[f"{first}.weight"][a, b]
         np.testing.assert_array_equal(there, kernel[..., b, a])
-    back = flatten_dict(import_torch.convert(import_torch.read(out)).variables)
+    imported = import_torch.convert(*import_torch.read(out))
+    # What is done to scans, and which patients it has seen, come along.
+    assert imported.facts == load_weights(saved[0]).facts
+    back = flatten_dict(imported.variables)
     mine = flatten_dict(saved[2])
     assert back.keys() == mine.keys()
     for path, value in mine.items():

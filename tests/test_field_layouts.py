@@ -61,6 +61,7 @@ def config(request, tmp_path):
     config.model.update(name="unet" if layout.rank == 2 else "vnet", classes=classes)
     config.data.update(name=name, root=str(tmp_path), patch_size=(16,) * layout.rank)
     config.data.update(batch_labeled=2, batch_unlabeled=2, labeled=2)
+    config.evaluation.stride = (8,) * layout.rank
     config.data.validation = 0 if validation_list else 1
     return config
 

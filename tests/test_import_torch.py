@@ -80,6 +80,13 @@ def test_other_networks_are_named(names, answer):
         convert({name: np.zeros((2, 1, 3, 3, 3), np.float32) for name in names})
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 3, 3), (2, 1, 3, 3, 3)])
+def test_images_of_other_channels_or_axes_are_refused(shape):
+    first = "encoder.in_conv.conv_conv.0.weight"
+    with pytest.raises(ValueError, match=rf"{first} has the shape .* \(filters, 1, 3, 3\) is due"):
+        convert({first: np.zeros(shape, np.float32)})
+
+
 def test_without_pytorch_the_remedy_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pth").touch()

@@ -1,5 +1,6 @@
 """The files of docs/howto/launch: a shell and a parser take them, and the command their flags."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -23,6 +24,40 @@ def test_a_shell_reads_it(file):
         ["bash", "-n", str(file)], capture_output=True, text=True, check=False, timeout=10
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# No slice is free at first; then one is there, and the run ends with each of `CODES` in turn.
+GCLOUD = """#!/bin/bash
+echo "$*" | head -1 >> log
+case "$*" in
+  *describe*) if [ -e there ]; then echo READY; fi ;;
+  *" create "*) if [ -e asked ]; then touch there; else touch asked; exit 1; fi ;;
+  *cifp_jax.main*)
+    [ -e there ] || exit 1
+    echo run >> runs
+    set -- $CODES
+    shift $(($(wc -l < runs) - 1))
+    exit "$1" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("codes", "status"), [("75 255 0", 0), ("75 1", 1)])
+def test_a_pod_is_asked_for_until_the_run_ends_or_fails(codes, status, tmp_path):
+    (tmp_path / "gcloud").write_text(GCLOUD)
+    (tmp_path / "gcloud").chmod(0o755)
+    script = (FOLDER / "tpu_pod.sh").read_text().replace("sleep 30", "true")
+    names = {"PROJECT": "p", "ZONE": "z", "BUCKET": "gs://b", "CODES": codes}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | names | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == status
+    assert len((tmp_path / "runs").read_text().split()) == len(codes.split())
+    assert (tmp_path / "log").read_text().count(" create ") == 2
 
 
 def test_kubernetes_gets_a_service_and_a_job_of_equal_names():

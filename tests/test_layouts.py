@@ -40,6 +40,7 @@ def spleen(monkeypatch, tmp_path):
     config.method.name = "supervised"
     config.model.update({"name": "vnet", "classes": 2, "filters": (2, 2, 2, 2, 2)})
     config.data.update({"name": name, "root": str(tmp_path / "data"), "patch_size": PATCH})
+    config.evaluation.stride = PATCH
     config.data.update({"labeled": 2, "validation": 1, "batch_labeled": 2, "batch_unlabeled": 2})
     return config
 

@@ -87,6 +87,19 @@ def test_files_are_checked_once_to_train_to_evaluate_and_to_compare(config, chec
     assert not (tmp_path / "compare" / "comparison.png").exists()  # no case, no picture
 
 
+def test_a_comparison_trains_all_methods_where_nothing_is_evaluated(config, tmp_path, monkeypatch):
+    trained = []
+
+    def train_without_cases(single, *_, **__):
+        trained.append(single.method.name)
+
+    monkeypatch.setattr(loop, "train", train_without_cases)
+    config.compare = ("supervised", "cps")
+    train.run(config, tmp_path / "compare", mode="train")
+    assert trained == ["supervised", "cps"]
+    assert not (tmp_path / "compare" / "comparison.json").exists()
+
+
 def test_a_run_is_stopped_or_resumed_as_it_says(config, tmp_path, monkeypatch, capsys):
     split = build.make_split(config)
     compile_step = parallel.compile_step

@@ -99,6 +99,13 @@ def test_an_unknown_mode_names_the_known_ones():
         parallel.shard_count("tpu")
 
 
+@pytest.mark.parametrize("mode", ["pmap", "none"])
+def test_several_processes_train_one_network_in_one_mode_alone(mode, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=f"config.parallel='{mode}' keeps to one process"):
+        parallel.shard_count(mode)
+
+
 def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
     class Device:
         def __init__(self, stats):

@@ -187,9 +187,11 @@ def test_a_coordinator_that_cannot_be_reached_is_named(folder, monkeypatch):
 
 
 def test_a_folder_that_one_process_does_not_see_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "gather", lambda value: [value, False])
+    # Process 1 has a folder of this name too, on a disk of its own.
+    monkeypatch.setattr(processes, "gather", lambda value: [value, value if value == "" else False])
     with pytest.raises(ValueError, match="is not seen by process 1"):
         processes.check_common_folder(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_failure_of_one_process_is_one_of_all(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -19,10 +20,20 @@ from cifp_jax.scans import preparation
 # Where published scripts keep the network in a checkpoint, and what BCP's classes hold beside it.
 _INSIDE = ("net", "model", "state_dict")
 _BESIDE = ("projection_head.", "prediction_head.", "contrastive_class_selector_")
+# The first layer of the U-Net, and of the V-Net as UA-MT and as BCP write it.
+_FIRST = (
+    "encoder.in_conv.conv_conv.0.weight",
+    "block_one.conv.0.weight",
+    "encoder.block_one.conv.0.weight",
+)
 
 
-def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
+def convert(tensors: Mapping[str, np.ndarray], said: Mapping[str, Any] | None = None) -> Weights:
     """The weights of a state dictionary.
+
+    Args:
+      tensors: by name.
+      said: the header that `export` wrote beside them; None: what the field's scripts do.
 
     Raises:
       ValueError: the names or shapes are not those of a known U-Net or V-Net; says which.
@@ -31,14 +42,21 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
     left = {k: v for k, v in left.items() if not k.startswith(_BESIDE)}
     if any(k.startswith("decoder.up1.up.") for k in left):
         raise ValueError("its U-Net goes up by transposed convolutions, this one by interpolation.")
-    if "encoder.in_conv.conv_conv.0.weight" in left:
+    first = next((name for name in _FIRST if name in left), None)
+    if first is None:
+        raise ValueError(f"it is no U-Net or V-Net of a known naming: {', '.join(list(left)[:4])}.")
+    if first == _FIRST[0]:
         name, data, patch, layers = "unet", "acdc", (256, 256), unet_layers()
         prepared = preparation.ACDC
-    elif "block_one.conv.0.weight" in left or "encoder.block_one.conv.0.weight" in left:
-        name, data, patch, prepared = "vnet", "la", (112, 112, 80), preparation.LA
-        layers = vnet_layers("encoder.block_one.conv.0.weight" in left)
     else:
-        raise ValueError(f"it is no U-Net or V-Net of a known naming: {', '.join(list(left)[:4])}.")
+        name, data, patch, prepared = "vnet", "la", (112, 112, 80), preparation.LA
+        layers = vnet_layers(first == _FIRST[2])
+    channels = said["data"]["channels"] if said else 1
+    wanted, shape = (channels, *(3,) * len(patch)), left[first].shape
+    if shape[1:] != wanted:
+        raise ValueError(
+            f"{first} has the shape {shape}, where (filters, {', '.join(map(str, wanted))}) is due."
+        )
     variables = from_torch(layers, left)
     flat: dict[Any, Any] = flatten_dict(variables)
     if left:
@@ -47,16 +65,15 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
     filters = tuple(
         int(flat["params", f"encoder_{i}", "Conv_0", "bias"].shape[0]) for i in range(5)
     )
-    kernel = flat["params", "encoder_0", "Conv_0", "kernel"]
     classes = int(flat["params", "head", "bias"].shape[0])
     network = {"name": name, "classes": classes, "filters": filters}
-    if wrong := misfit(variables, shapes_of(network, kernel.ndim - 2, kernel.shape[-2])):
+    if wrong := misfit(variables, shapes_of(network, len(patch), channels)):
         raise ValueError(wrong)
-    facts = {
+    facts = said or {
         "network": network,
         "data": {
-            **{"name": data, "patch_size": patch, "downsample": 1},
-            **{"channels": kernel.shape[-2], "center_crop": 0, "interpolation": "nearest"},
+            **{"name": data, "patch_size": patch, "downsample": 1, "channels": channels},
+            **{"center_crop": 0, "interpolation": "nearest"},
         },
         "preparation": dataclasses.asdict(prepared),
         "evaluation": {"largest_component": ""},
@@ -64,11 +81,13 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Weights:
         "step": None,
         "training_list": {"labeled": [], "unlabeled": []},
     }
-    return Weights(variables, facts)
+    return Weights(variables, dict(facts))
 
 
-def read(path: pathlib.Path) -> Tensors:
-    """The state dictionary of a PyTorch file; nothing but tensors is unpickled.
+def read(path: pathlib.Path) -> tuple[Tensors, dict[str, Any] | None]:
+    """The state dictionary of a PyTorch file, and what `export` says of it where it wrote the file.
+
+    Nothing but tensors is unpickled.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -77,14 +96,18 @@ def read(path: pathlib.Path) -> Tensors:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file is missing. Name another.")
-    safe = path.suffix == ".safetensors"
-    torch: Any = None if safe else importlib.import_module("torch")  # an extra, only needed here
-    if safe:
+    if path.suffix == ".safetensors":
         try:
             tensors = safetensors.numpy.load_file(path)
+            with safetensors.safe_open(path, "numpy") as file:
+                metadata = file.metadata() or {}
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}).") from error
-        return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+        exported = "training_list" in metadata
+        said = {k: json.loads(v) for k, v in metadata.items() if k != "format"}
+        tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+        return tensors, said if exported else None
+    torch: Any = importlib.import_module("torch")  # an extra, only needed here
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of whatever kind: the unpickler reads any bytes as commands
@@ -95,15 +118,15 @@ def read(path: pathlib.Path) -> Tensors:
             break
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
         raise ValueError(f"{path} holds no state dictionary of a network.")
-    return {name: tensor.float().numpy() for name, tensor in content.items()}
+    return {name: tensor.float().numpy() for name, tensor in content.items()}, None
 
 
 def run(file: pathlib.Path, out: pathlib.Path) -> None:
     """Writes the network of the PyTorch checkpoint `file` to `out`; ends with what is wrong."""
     try:
-        tensors = read(file)
+        found = read(file)
         try:
-            weights = convert(tensors)
+            weights = convert(*found)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         save_weights(out, weights)

@@ -53,14 +53,15 @@ def _coverage(
     return covered
 
 
-def _check(patch: Sequence[int], stride: Sequence[int], batch: int, classes: int) -> None:
+def check_windows(patch: Sequence[int], stride: Sequence[int], batch: int, classes: int) -> None:
+    """As `check_sizes`; the windows must also leave no gaps."""
     check_sizes(patch, batch, classes)
     if len(stride) != len(patch) or any(
         not 1 <= s <= p for s, p in zip(stride, patch, strict=True)
     ):
         raise ValueError(
-            f"stride {tuple(stride)} must have one number an axis, from 1 to the side of the patch "
-            f"{tuple(patch)}: windows further apart would leave gaps."
+            f"evaluation.stride={tuple(stride)} must have one number an axis, from 1 to the side "
+            f"of the patch {tuple(patch)}: windows further apart would leave gaps."
         )
 
 
@@ -104,7 +105,7 @@ def make_sliding_window(
     Raises:
       ValueError: sizes that cannot work; from `predict_volume`, a volume of another rank.
     """
-    _check(patch_size, stride, batch, classes)
+    check_windows(patch_size, stride, batch, classes)
     patch = tuple(patch_size)
     profiles = [_profile(side, gaussian) for side in patch]
     importance = functools.reduce(np.multiply.outer, profiles)[..., None]

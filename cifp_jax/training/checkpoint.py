@@ -5,6 +5,7 @@ import copy
 import hashlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -21,6 +22,7 @@ from cifp_jax.mesh import make_mesh
 from cifp_jax.training.state import TrainState
 
 BEST = "dice"
+_ASIDE = ".before"  # of a checkpoint while another one of its step is written
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -32,6 +34,19 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def put_back(folder: pathlib.Path) -> None:
+    """Ends what was cut off while a checkpoint of `folder` was saved again: it is there once more.
+
+    No other process may be saving there.
+    """
+    for aside in folder.glob(f"*{_ASIDE}"):
+        there = aside.with_suffix("")
+        if there.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(there)
 
 
 class DamagedError(ValueError):
@@ -117,18 +132,12 @@ class Checkpoints:
         """
         step = int(state.step)
         progress = copy.deepcopy(progress)
-        with self._writes():
-            if step in self._manager.all_steps():
-                self._manager.wait_until_finished()
-                self._manager.delete(step)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    progress=ocp.args.JsonSave({"sha256": _digest(state, progress), **progress}),
-                ),
-                metrics=metrics,
-            )
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            progress=ocp.args.JsonSave({"sha256": _digest(state, progress), **progress}),
+        )
+        with self._writes(), self._replaced(step):
+            self._manager.save(step, args=args, metrics=metrics)
 
     def wait(self) -> None:
         """Until what was saved last is whole.
@@ -138,6 +147,27 @@ class Checkpoints:
         """
         with self._writes():
             self._manager.wait_until_finished()
+
+    @contextmanager
+    def _replaced(self, step: int) -> Iterator[None]:
+        """Keeps a checkpoint of this step until the one that is saved inside is whole."""
+        if step not in self._manager.all_steps():
+            yield
+            return
+        self._manager.wait_until_finished()
+        there = self.folder / str(step)
+
+        def set_aside() -> None:
+            there.rename(there.with_suffix(_ASIDE))
+
+        processes.by_first(set_aside)
+        self._manager.reload()
+        try:
+            yield
+            self._manager.wait_until_finished()
+        finally:
+            if processes.first():
+                put_back(self.folder)
 
     @contextmanager
     def _writes(self) -> Iterator[None]:

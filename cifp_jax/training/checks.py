@@ -6,6 +6,7 @@ import numpy as np
 from cifp_jax import parallel
 from cifp_jax.config import Config, Settings
 from cifp_jax.data.layouts import LAYOUTS, find_layout
+from cifp_jax.inference.sliding_window import check_windows
 from cifp_jax.mesh import check_partitions
 from cifp_jax.methods import METHODS
 from cifp_jax.scans.preparation import Preparation
@@ -36,6 +37,13 @@ def check_config(config: Config, *, trains: bool = True) -> None:
     for key, value in sizes.items():
         if len(value) != rank or min(value) < 1:
             raise ValueError(f"config.{key}={tuple(value)} must be {rank} positive numbers.")
+    if not layout.predicts_whole_slices:
+        check_windows(
+            config.data.patch_size,
+            config.evaluation.stride,
+            config.evaluation.batch,
+            config.model.classes,
+        )
     if config.data.downsample > 1 and not layout.may_be_averaged_down:
         raise ValueError(
             f"config.data.downsample must be 1 for {config.data.name}: only 3D scans that are not "

@@ -37,12 +37,12 @@ def run(
         else:
             summary = scoring.score_run(single, split, folder)
         if not summary:
-            return  # no case to evaluate: said already
+            continue  # no case to evaluate: said already
         summaries[name] = reported_summary(summary)
         predicts[name] = scoring.load_predict(single, folder, summaries[name]["facts"]["step"])
-    print_comparison(CONSOLE, summaries)
-    if not processes.first():
+    if not summaries or not processes.first():
         return
+    print_comparison(CONSOLE, summaries)
     write_json(workdir / "comparison.json", summaries)
     cases = (split.validation or split.test)[: config.evaluation.overlays]
     if cases:

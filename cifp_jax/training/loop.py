@@ -16,7 +16,7 @@ from cifp_jax.files import locked, write_text
 from cifp_jax.inference import prediction
 from cifp_jax.mesh import make_mesh
 from cifp_jax.training import build, checks, run_folder, scoring
-from cifp_jax.training.checkpoint import Checkpoints
+from cifp_jax.training.checkpoint import Checkpoints, put_back
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
 from cifp_jax.training.start import start_from
@@ -93,13 +93,14 @@ def train(
     state = build.make_state(config)
     checks.check_step(config, state)
     count = sum(map(count_parameters, several(state.params)))
-    CONSOLE.print(f"{config.method.name} trains {count:,} parameters")
+    CONSOLE.print(f"{config.method.name} trains {count:,} parameters on {parallel.hardware()}")
     mesh = make_mesh(config.spatial_partitions)
     folder = workdir / "checkpoints"
     if processes.several():
         processes.check_common_folder(workdir)
     # What a run starts from, in this order: 1. the last sound checkpoint of its folder, 2. the
     # network of config.training.init_from, 3. a new state from the seed.
+    processes.by_first(lambda: _put_back(workdir, folder))
     with Checkpoints(folder) as checkpoints:
         last = checkpoints.last()
     if last is None and config.training.init_from:
@@ -129,6 +130,12 @@ def train(
         return scoring.score_run(config, split, workdir)
     what = "stopped and saved" if reached > first else "stopped before a step, nothing was saved"
     raise Stopped(f"{what}; the same command goes on from {workdir}")
+
+
+def _put_back(workdir: pathlib.Path, folder: pathlib.Path) -> None:
+    if folder.is_dir():
+        with locked(workdir, "run"):
+            put_back(folder)
 
 
 def _resume(

@@ -19,7 +19,7 @@ from cifp_jax.training.state import network_variables
 
 # What a run keeps from its start to its end and to its evaluation.
 _SAME = (
-    *("method.name", "data.name", "data.center_crop", "data.interpolation"),
+    *("method.name", "data.name", "data.center_crop", "data.interpolation", "data.downsample"),
     *("model", "augmentation", "preparation"),
 )
 
@@ -68,7 +68,9 @@ def check_same(config: Config, workdir: pathlib.Path) -> None:
     if not (workdir / "config.json").is_file():
         return
     before = load_config(workdir)
-    for name in _SAME:
+    # Where whole slices are resized to it, the patch is a part of what the network learns on.
+    resized = find_layout(config.data.name).predicts_whole_slices
+    for name in (*_SAME, *(("data.patch_size",) if resized else ())):
         then, now = (_setting(c, name) for c in (before, config))
         if then != now:
             raise ValueError(

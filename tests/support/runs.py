@@ -84,6 +84,7 @@ def small(root: pathlib.Path, **data: Any) -> Config:
     config.data.patch_size = (32, 32)
     config.data.labeled = config.data.batch_labeled = config.data.batch_unlabeled = 2
     config.data.update(data)
+    config.evaluation.stride = tuple(side // 2 for side in config.data.patch_size)
     return config
 
 

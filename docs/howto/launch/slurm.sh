@@ -15,9 +15,10 @@ set -euo pipefail
 
 # Scans are read again and again: each node gets them on its own disk.
 stage="${TMPDIR:-/tmp}/cifp_data"
-srun bash -c "mkdir -p '$stage' && cp -r --update '$DATA/LA' '$stage/'"
+srun bash -c "mkdir -p '$stage' && rsync --archive '$DATA/LA' '$stage/'"
 
-# JAX finds the processes by Slurm's variables.
+# JAX finds the processes by Slurm's variables, and takes one GPU for each unless it is told more.
+export JAX_LOCAL_DEVICE_IDS=0,1,2,3
 status=0
 srun python -m cifp_jax.main --config=la --config.data.root="$stage/LA" \
   --workdir="$RUNS/la" --distributed \

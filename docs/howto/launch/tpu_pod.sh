@@ -15,22 +15,32 @@ everywhere() {
 }
 
 create() {
-  "${tpu[@]}" create "$name" --accelerator-type="$slice" --version="$version" --preemptible
-  everywhere "set -e
-    gcloud storage cp '$BUCKET/*.whl' .
-    python3 -m pip install --quiet \"\$(ls ./*.whl)[tpu]\"
-    mkdir -p data && gcloud storage cp --recursive '$BUCKET/LA' data/
-    sudo apt-get install --yes gcsfuse
-    mkdir -p runs && gcsfuse --implicit-dirs '${BUCKET#gs://}' runs"
+  "${tpu[@]}" create "$name" --accelerator-type="$slice" --version="$version" --preemptible &&
+    everywhere "set -e
+      python3 -m pip install --quiet uv
+      python3 -m uv venv --python=3.12 env
+      gcloud storage cp '$BUCKET/*.whl' .
+      python3 -m uv pip install --python=env \"\$(ls ./*.whl)[tpu]\"
+      mkdir -p data && gcloud storage cp --recursive '$BUCKET/LA' data/
+      sudo apt-get install --yes gcsfuse
+      # A checkpoint is a folder that gets its name when it is whole.
+      mkdir -p runs && gcsfuse --implicit-dirs --rename-dir-limit=10000 '${BUCKET#gs://}' runs"
 }
 
-until everywhere "python3 -m cifp_jax.main --config=la --config.data.root=data/LA \
+status=1
+until [ "$status" -eq 0 ]; do
+  status=0
+  everywhere "env/bin/python -m cifp_jax.main --config=la --config.data.root=data/LA \
     --workdir=runs/la --distributed \
-    --config.data.batch_labeled=8 --config.data.batch_unlabeled=8"; do
-  state=$("${tpu[@]}" describe "$name" --format='value(state)' || true)
-  if [ "$state" != READY ]; then
-    "${tpu[@]}" delete "$name" --quiet || true
-    create
+    --config.data.batch_labeled=8 --config.data.batch_unlabeled=8" || status=$?
+  if [ "$status" -ne 0 ]; then
+    state=$("${tpu[@]}" describe "$name" --format='value(state)' || true)
+    if [ "$state" != READY ]; then
+      "${tpu[@]}" delete "$name" --quiet || true
+      create || true # no slice was free: asked for again
+    elif [ "$status" -ne 75 ] && [ "$status" -ne 255 ]; then
+      exit "$status" # neither stopped and saved (75) nor cut off (255): an error of the run
+    fi
+    sleep 30
   fi
-  sleep 30
 done
