@@ -28,7 +28,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--validation", type=int, help="labelled patients set aside (default: 1 in 5)"
     )
     parser.add_argument("--dimension", type=int, choices=(2, 3), help="2D or 3D (default: planned)")
-    parser.add_argument("--memory", type=float, help="GB that a step may take (default: found out)")
+    parser.add_argument(
+        "--memory", type=float, help="GiB that a step may take (default: found out)"
+    )
     parser.add_argument("--lists", type=pathlib.Path, help="ACDC, LA: folder of the field's lists")
     parser.add_argument(
         "--truth-crop",

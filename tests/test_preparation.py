@@ -38,7 +38,7 @@ def test_labels_at_the_native_spacing_return_voxel_exact(canonical, axes, turn):
     back = prepare.turned_back(prepare.to_mask(label), mask)
     np.testing.assert_array_equal(back, mask.array)
     # Also where the spacing is given, and happens to be that of the file.
-    order = [mask.spacing[prepare.source_axis(mask, i)] for i in range(3)]
+    order = [mask.spacing[i] for i in prepare.source_axes(mask)]
     again = Preparation(canonical, axes, spacing=tuple(order), label_values=(0, 1, 2))
     np.testing.assert_array_equal(again.label(mask, 3), label)
 

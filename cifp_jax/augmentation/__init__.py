@@ -11,10 +11,9 @@ from jaxtyping import Array, Float, Key
 from cifp_jax import parallel
 from cifp_jax.augmentation import intensity, spatial
 from cifp_jax.augmentation.settings import Settings
+from cifp_jax.mesh import STRIDE
 
 __all__ = ["Settings", "augment", "augment_batch", "carry", "source_size"]
-
-_WHOLE = 16  # sides of sources of volumes are multiples of it, so that a network takes them
 
 
 def augment(
@@ -58,8 +57,8 @@ def carry(
 
 
 def source_size(patch_size: Sequence[int], margin: float) -> tuple[int, ...]:
-    """Sides of the crops that patches of this size are read from, voxels: multiples of 16."""
-    return tuple(_WHOLE * math.ceil(side * margin / _WHOLE) for side in patch_size)
+    """Sides of the crops that patches of this size are read from, voxels; networks take them whole."""
+    return tuple(STRIDE * math.ceil(side * margin / STRIDE) for side in patch_size)
 
 
 def augment_batch(

@@ -34,7 +34,7 @@ _CONFIG = "config.py"  # written last: until all is there, nothing trains on a m
 
 
 def find_machine(memory: float | None) -> plan.Machine:
-    """The accelerators of this computer, or half of its memory, unless `memory` (GB) is given."""
+    """The accelerators of this computer, or half of its memory, unless `memory` (GiB) is given."""
     device = jax.local_devices()[0]
     accelerated = device.platform != "cpu"
     limit = (device.memory_stats() or {}).get("bytes_limit") if accelerated else None

@@ -65,7 +65,7 @@ def read_scan(sources: Sequence[Source], config: Config) -> ReadyScan:
             f"files that were prepared in the same way.",
         )
     prepare = preparation_of_new(config)
-    order = [prepare.source_axis(scan, i) for i in range(3)]
+    order = prepare.source_axes(scan)
     spacing = tuple(scan.spacing[i] for i in order)
     turned, image = prepare.turned(scan.array, scan), prepare.image(scan)
     doubts = expected(config).doubts(sources[0], scan, spacing)

@@ -13,6 +13,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cifp_jax.files import whole
+from cifp_jax.mesh import STRIDE
 from cifp_jax.models import make_network
 
 FORMAT = "cifp-jax-weights-2"
@@ -119,7 +120,7 @@ def shapes_of(
       ValueError: there is no such network.
     """
     model = make_network(**network)
-    image = jax.ShapeDtypeStruct((1, *(16,) * rank, channels), np.float32)
+    image = jax.ShapeDtypeStruct((1, *(STRIDE,) * rank, channels), np.float32)
     made: Any = jax.eval_shape(
         lambda key, x: model.init(key, x, train=False), jax.random.key(0), image
     )

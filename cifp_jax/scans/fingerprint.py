@@ -140,7 +140,7 @@ def examine(case: RawCase, channels: int, labels: Mapping[int, str]) -> CaseFact
     scan, mask = read_pair(case, channels, labels)
     array = _CANONICAL.turned(scan.array, scan)
     by_channel = scan.array.reshape(*scan.array.shape[:3], channels)
-    order = [_CANONICAL.source_axis(scan, i) for i in range(3)]
+    order = _CANONICAL.source_axes(scan)
     foreground = np.empty((channels, 0))
     values = {} if mask is None else _whole_values(mask)
     if mask is not None:

@@ -238,7 +238,7 @@ def _fitted(
         batch,
         filters,
         f"Patches of {text}{limit}, {batch} + {batch} in a batch: about "
-        f"{step_bytes(patch, batch, filters) / 2**30:.1f} GB of {machine.memory / 2**30:.1f} GB"
+        f"{step_bytes(patch, batch, filters) / 2**30:.1f} GiB of {machine.memory / 2**30:.1f} GiB"
         f"{where}, by estimate.",
     )
 

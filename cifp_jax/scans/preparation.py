@@ -144,7 +144,7 @@ class Preparation(Checked):
         if self.canonical:
             _, affine = geometry.to_canonical(volume.array, affine)
         affine = affine[:, [*self._order(volume), 3]]
-        before = [volume.array.shape[self.source_axis(volume, i)] for i in range(3)]
+        before = [volume.array.shape[i] for i in self.source_axes(volume)]
         scale = np.array(before) / np.array(self.shape(volume))
         # The first voxel's corner stays; its centre moves.
         shift = (scale - 1) / 2
@@ -153,14 +153,14 @@ class Preparation(Checked):
         resized[:3, 3] = affine[:3, 3] + affine[:3, :3] @ shift
         return resized
 
-    def source_axis(self, volume: Volume, axis: int) -> int:
-        """The axis of the file that becomes axis `axis` of the record."""
+    def source_axes(self, volume: Volume) -> tuple[int, ...]:
+        """The axes of the file in their order in the record."""
         marks = np.empty(tuple(range(2, 5)), bool)  # sides 2, 3 and 4 tell the axes apart
-        return self.turned(marks, volume).shape[axis] - 2
+        return tuple(side - 2 for side in self.turned(marks, volume).shape)
 
     def shape(self, volume: Volume) -> tuple[int, ...]:
         """The spatial shape of the record."""
-        order = [self.source_axis(volume, i) for i in range(3)]
+        order = self.source_axes(volume)
         shape = tuple(volume.array.shape[i] for i in order)
         if not self.spacing:
             return shape
