@@ -38,7 +38,8 @@ def now() -> str:
         for name, kind in PRESENT.items()
     }
     newest = next(iter(kinds.values()))
-    newest |= {row["work"]: _ratio(row) for row in load(SPEED / "inference.json")["rows"]}
+    for name in ("inference", "evaluation"):
+        newest |= {row["work"]: _ratio(row) for row in load(SPEED / f"{name}.json")["rows"]}
     rows = [[work, *(found.get(work, "") for found in kinds.values())] for work in newest]
     return markdown(["work", *kinds], rows)
 
@@ -61,24 +62,6 @@ def present(name: str) -> str:
     return markdown(head, rows)
 
 
-def ratios() -> dict[str, tuple[float, float]]:
-    """Least and most of what each work was measured at, on all kinds of CPU."""
-    tables = load(SPEED / "recorded.json")["tables"]
-    found = {work: [row["ratio"]] for work, row in _measured().items()}
-    for work, *values in tables["step_ratios"]["rows"]:
-        found[work] += values[:2]
-    for work, value in tables["second_cpu"]["rows"]:
-        found[work].append(value)
-    found = {work: [] if "CIFP" in work else values for work, values in found.items()}
-    again = [
-        (row["work"], row["ratio"]) for n in PRESENT for row in load(SPEED / f"{n}.json")["rows"]
-    ]
-    for work, value in (*again, *tables["earlier_ratios"]["rows"]):
-        found.setdefault(work, []).append(value)
-    found = {work: values for work, values in found.items() if values}
-    return {work: (min(values), max(values)) for work, values in found.items()}
-
-
 def between(low: float, high: float) -> str:
     """A range with two decimals, or one number where the two ends print alike."""
     same = f"{low:.2f}" == f"{high:.2f}"
@@ -86,19 +69,23 @@ def between(low: float, high: float) -> str:
 
 
 def speed() -> str:
-    """One sentence on times beside PyTorch's."""
-    found = ratios()
+    """One sentence on times beside PyTorch's, of the newest measurement alone."""
+    newest, kind = next(iter(PRESENT.items()))
+    names = (newest, "inference", "evaluation")
+    found = {r["work"]: r["ratio"] for n in names for r in load(SPEED / f"{n}.json")["rows"]}
 
     def said(start: str) -> str:
-        values = [value for work, pair in found.items() if work.startswith(start) for value in pair]
-        return between(min(values), max(values))
+        (value,) = (ratio for work, ratio in found.items() if start in work)
+        return f"{value:.2f}"
 
+    others = [r["ratio"] for n in PRESENT if n != newest for r in load(SPEED / f"{n}.json")["rows"]]
     return paragraph(
-        f"On two cores of a CPU a supervised step takes {said('V-Net supervised')} (V-Net) and "
-        f"{said('U-Net supervised')} (U-Net) of the time that PyTorch takes, over all runs on "
-        f"five kinds of CPU, and a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')} on "
-        f"three of them. To predict a scan takes {said('V-Net, 200')} and "
-        f"{said('U-Net, 10')} of its time."
+        f"On two cores of one kind of CPU ({kind}) a supervised step takes "
+        f"{said('V-Net supervised')} (V-Net) and {said('U-Net supervised')} (U-Net) of the time "
+        f"that PyTorch takes, a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')}, a "
+        f"volume's prediction {said('V-Net, 200')} and {said('U-Net, 10')}, and the evaluation of "
+        f"twenty scans {said('scans of LA')}. On the two other kinds that were measured, in older "
+        f"forms, steps took {between(min(others), max(others))}."
     )
 
 
@@ -159,6 +146,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": step,
     **{name: functools.partial(present, name) for name in PRESENT},
     "inference": lambda: timed("inference", "pytorch"),
+    "evaluation": lambda: timed("evaluation", "pytorch"),
     "distances": lambda: timed("distances", "medpy"),
     "loader": loader,
     "waiting": lambda: recorded(SPEED, "waiting"),

@@ -146,7 +146,7 @@ def test_the_table_of_an_ablation_by_hand(monkeypatch, tmp_path):
 
 
 def test_the_table_of_ratios_by_hand(monkeypatch, tmp_path):
-    """Of the newest measurements, a column for each kind of CPU; prediction is of the first."""
+    """Of the newest measurements, by kind of CPU; prediction and evaluation are of the first."""
 
     def row(work, ratio, ours, other):
         sides = {"cifp_jax": {"seconds": ours}, "pytorch": {"seconds": other}}
@@ -157,6 +157,7 @@ def test_the_table_of_ratios_by_hand(monkeypatch, tmp_path):
         "step_avx2": [row("x", 1.0, [1.0], [1.0])],
         "step_amx": [row("y", 1.5, [3.0], [2.0])],
         "inference": [row("z", 0.8, [4.0], [5.0])],
+        "evaluation": [row("20 scans", 0.5, [4.0], [8.0])],
     }
     for name, rows in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
@@ -165,33 +166,32 @@ def test_the_table_of_ratios_by_hand(monkeypatch, tmp_path):
         "| x | 0.75 (0.50 to 0.75) | 1.00 (1.00) | |",
         "| y | 0.40 (0.40) | | 1.50 (1.50) |",
         "| z | 0.80 (0.80) | | |",
+        "| 20 scans | 0.50 (0.50) | | |",
     ]
 
 
-def test_a_ratio_is_printed_as_its_range(monkeypatch, tmp_path):
-    first_form = {"work": "U-Net CIFP, y", "ratio": 0.9}
-    kept = {"rows": [{"work": "V-Net supervised, x", "ratio": 0.8}, first_form]}
-    for name in ("step", "step_quick", "inference", "distances"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(kept))
-    tables = {
-        "step_ratios": {"rows": [["V-Net supervised, x", 0.7, 1.1, 6]]},
-        "second_cpu": {"rows": [["V-Net supervised, x", 0.6]]},
-        "earlier_ratios": {"rows": [["U-Net CIFP, y", 0.3]]},
+def test_the_sentence_on_speed_is_of_the_newest_measurement(monkeypatch, tmp_path):
+    files = {
+        "step_avx512": {"V-Net supervised, x": 0.8, "U-Net supervised, x": 0.7},
+        "inference": {"V-Net, 200x2": 0.5, "U-Net, 10x2": 0.6},
+        "evaluation": {"20 scans of LA": 0.55},
+        "step_avx2": {"V-Net supervised, x": 1.2},
+        "step_amx": {"U-Net CIFP, y": 0.45},
     }
-    (tmp_path / "recorded.json").write_text(json.dumps({"tables": tables}))
-    third = [["V-Net supervised, x", 1.2], ["U-Net CIFP, y", 0.5]]
-    rows = {"rows": [{"work": work, "ratio": ratio} for work, ratio in third]}
-    (tmp_path / "step_avx2.json").write_text(json.dumps(rows))
-    fourth = {"rows": [{"work": "U-Net CIFP, y", "ratio": 0.4}]}
-    (tmp_path / "step_avx512.json").write_text(json.dumps(fourth))
-    fifth = {"rows": [{"work": "U-Net CIFP, y", "ratio": 0.45}]}
-    (tmp_path / "step_amx.json").write_text(json.dumps(fifth))
+    files["step_avx512"] |= {"V-Net CIFP, y": 0.3, "U-Net CIFP, y": 0.4}
+    for name, found in files.items():
+        rows = [{"work": work, "ratio": ratio} for work, ratio in found.items()]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
     monkeypatch.setattr(speed_tables, "SPEED", tmp_path)
-    assert speed_tables.ratios() == {
-        "V-Net supervised, x": (0.6, 1.2),
-        "U-Net CIFP, y": (0.3, 0.5),  # not that of its first form
-    }
-    assert speed_tables.between(0.6, 1.1) == "0.60 to 1.10"
+    words = " ".join(speed_tables.speed().split())
+    for part in (
+        "takes 0.80 (V-Net) and 0.70 (U-Net)",
+        "a step of CIFP 0.30 and 0.40",
+        "prediction 0.50 and 0.60",
+        "twenty scans 0.55",
+        "steps took 0.45 to 1.20",
+    ):
+        assert part in words
     assert speed_tables.between(0.671, 0.674) == "0.67"
 
 
