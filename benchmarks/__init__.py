@@ -1,1 +1,1 @@
-"""Speed and memory beside PyTorch: `python -m benchmarks.step`, `.inference`, `.loader`."""
+"""Speed and memory beside PyTorch, and what compilers say: `python -m benchmarks.step`, for one."""

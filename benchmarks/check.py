@@ -35,7 +35,7 @@ from cifp_jax import parallel
 from cifp_jax.mesh import make_mesh
 from cifp_jax.methods import METHODS
 from cifp_jax.models import convolution
-from cifp_jax.training import build
+from cifp_jax.training import build, checks
 
 ROOT = pathlib.Path(__file__).parents[1]
 PATH = ROOT / "benchmarks/results/check.json"
@@ -69,7 +69,7 @@ def measure(network: str, method: str) -> Figures:
     """
     config = jax_works.configuration(network, method, SHAPES[network], 2)
     state = jax.eval_shape(lambda: build.make_state(config))
-    batch = jax.eval_shape(lambda: jax_works.random_batch(config))
+    batch = checks.batch_shapes(config)
     step = parallel.compile_step(build.make_step(config), "none", make_mesh())
     with unittest.mock.patch.object(convolution, "_has_avx512", return_value=True):
         traced = step.trace(state, batch)

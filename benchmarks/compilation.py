@@ -14,11 +14,11 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from benchmarks import jax_works, record
+from benchmarks import record
 from cifp_jax import host, parallel
 from cifp_jax.mesh import make_mesh
 from cifp_jax.methods import METHODS
-from cifp_jax.training import build
+from cifp_jax.training import build, checks
 
 CONFIGS = ("acdc", "la")
 
@@ -33,7 +33,7 @@ def compile_seconds(name: str, method: str) -> dict[str, float]:
     config: Any = importlib.import_module(f"configs.{name}").get_config("cpu")
     config.method.name = method
     state = jax.eval_shape(lambda: build.make_state(config))
-    batch = jax.eval_shape(lambda: jax_works.random_batch(config))
+    batch = checks.batch_shapes(config)
     step = parallel.compile_step(build.make_step(config), "none", make_mesh())
     clocks = {"": time.perf_counter, "processor_": time.process_time}
     begun = {of: clock() for of, clock in clocks.items()}

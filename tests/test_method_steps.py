@@ -14,7 +14,7 @@ from cifp_jax.methods import METHODS
 from cifp_jax.settings import declarations
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.optimizer import make_optimizer
-from cifp_jax.training.state import create_train_state, several
+from cifp_jax.training.state import as_tuple, create_train_state
 from cifp_jax.training.train_step import make_train_step
 from tests.support.networks import TwoStages
 from tests.support.steps import make_batch, quick, settings_with
@@ -76,7 +76,7 @@ def test_a_method_trains_its_networks(name, shape):
         assert bool(jnp.isfinite(leaf).all())
     assert all(np.isfinite(pair).all() for pair in metrics.values())
     for field in ("params", "ema_params"):
-        old, new = (several(getattr(s, field)) for s in (before, after))
+        old, new = (as_tuple(getattr(s, field)) for s in (before, after))
         count = METHODS[name].students if field == "params" else METHODS[name].teachers
         assert len(new) == count
         assert all(differ(a, b) for a, b in zip(old, new, strict=True))
@@ -106,7 +106,7 @@ def test_several_networks_are_saved_and_restored(name, tmp_path):
     # Neither copies of one another, nor the same buffers, which a step could not donate.
     leaves = jax.tree.leaves((state.params, state.ema_params))
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
-    students = several(state.params)
+    students = as_tuple(state.params)
     assert len(students) == METHODS[name].students
     assert all(differ(a, students[0]) for a in students[1:])
     changed = jax.tree.map(lambda x: x + 1, state.ema_params)

@@ -11,7 +11,7 @@ from cifp_jax.exchange.torch_names import to_torch
 from cifp_jax.inference.weights import Weights, save_weights, shapes_of
 from cifp_jax.training import build
 from cifp_jax.training.start import start_from
-from cifp_jax.training.state import several
+from cifp_jax.training.state import as_tuple
 
 FILTERS = (2, 2, 4, 4, 4)
 
@@ -39,10 +39,10 @@ def trained(path, classes=4, channels=1):
 
 def networks(state):
     """Variables by path of the student and of the teacher."""
-    (student,), (stats,) = several(state.params), several(state.batch_stats)
+    (student,), (stats,) = as_tuple(state.params), as_tuple(state.batch_stats)
     (teacher,), (ema_stats,) = (
-        several(state.ema_params),
-        several(state.ema_batch_stats),
+        as_tuple(state.ema_params),
+        as_tuple(state.ema_batch_stats),
     )
     return [
         {path: np.asarray(x) for path, x in flatten_dict({"params": p, "batch_stats": s}).items()}

@@ -20,7 +20,7 @@ from cifp_jax.training.checkpoint import Checkpoints, put_back
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
 from cifp_jax.training.start import start_from
-from cifp_jax.training.state import TrainState, network_variables, several
+from cifp_jax.training.state import TrainState, as_tuple, network_variables
 from cifp_jax.training.stopping import Signals, Stopped
 
 # Of each metric of a step, its sum and its count.
@@ -92,7 +92,7 @@ def train(
         )
     state = build.make_state(config)
     checks.check_step(config, state)
-    count = sum(map(count_parameters, several(state.params)))
+    count = sum(map(count_parameters, as_tuple(state.params)))
     CONSOLE.print(f"{config.method.name} trains {count:,} parameters on {parallel.hardware()}")
     mesh = make_mesh(config.spatial_partitions)
     folder = workdir / "checkpoints"

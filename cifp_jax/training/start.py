@@ -12,7 +12,7 @@ from cifp_jax.config import Config
 from cifp_jax.data.layouts import find_layout
 from cifp_jax.inference.prediction import preparation
 from cifp_jax.training.run_folder import load_network
-from cifp_jax.training.state import TrainState, entry, several
+from cifp_jax.training.state import TrainState, as_tuple, from_tuple
 
 
 def start_from(
@@ -50,8 +50,8 @@ def start_from(
                 f"the run {now!r}. Take one of the same kind, or set config.training.init_from=''."
             )
     fresh = {
-        "params": several(state.params)[0],
-        "batch_stats": several(state.batch_stats)[0],
+        "params": as_tuple(state.params)[0],
+        "batch_stats": as_tuple(state.batch_stats)[0],
     }
     merged, anew = _merge(fresh, variables)
     params, stats = merged["params"], merged["batch_stats"]
@@ -88,6 +88,6 @@ def _merge(fresh: dict[str, Any], trained: dict[str, Any]) -> tuple[dict[str, An
 
 def _put(networks: Any, value: Any, count: int | None = None) -> Any:
     """`networks` with copies of `value` in the place of the first `count`."""
-    old = several(networks)
+    old = as_tuple(networks)
     kept = old[count:] if count else ()
-    return entry((*(jax.tree.map(jnp.array, value) for _ in old[:count]), *kept))
+    return from_tuple((*(jax.tree.map(jnp.array, value) for _ in old[:count]), *kept))

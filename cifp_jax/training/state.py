@@ -32,13 +32,13 @@ class TrainState:
     rng: Any
 
 
-def several(entry: Any) -> tuple[Any, ...]:
+def as_tuple(entry: Any) -> tuple[Any, ...]:
     """The networks of a state's entry, as a tuple even where there is one."""
     return entry if isinstance(entry, tuple) else (entry,)
 
 
-def entry(networks: tuple[Any, ...]) -> Any:
-    """The inverse of `several`: what the state holds of these networks."""
+def from_tuple(networks: tuple[Any, ...]) -> Any:
+    """The inverse of `as_tuple`: what the state holds of these networks."""
     first, *others = networks
     return networks if others else first
 
@@ -67,15 +67,15 @@ def create_train_state(
     keys = [init_rng, *(jax.random.fold_in(init_rng, i) for i in range(1, method.students))]
     with parallel.random_numbers():
         students: list[Any] = [model.lazy_init(key, example, train=False) for key in keys]
-    params = entry(tuple(s["params"] for s in students))
+    params = from_tuple(tuple(s["params"] for s in students))
     # A teacher starts as a copy: the step donates its state, and donated buffers must not alias.
     teachers = [jax.tree.map(jnp.copy, students[0]) for _ in range(method.teachers)]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=entry(tuple(s["batch_stats"] for s in students)),
-        ema_params=entry(tuple(t["params"] for t in teachers)),
-        ema_batch_stats=entry(tuple(t["batch_stats"] for t in teachers)),
+        batch_stats=from_tuple(tuple(s["batch_stats"] for s in students)),
+        ema_params=from_tuple(tuple(t["params"] for t in teachers)),
+        ema_batch_stats=from_tuple(tuple(t["batch_stats"] for t in teachers)),
         opt_state=optimizer.init(params),
         rng=rng,
     )
@@ -89,4 +89,4 @@ def network_variables(state: TrainState, weights: str) -> dict[str, Any]:
     ema = weights == "ema"
     params = state.ema_params if ema else state.params
     batch_stats = state.ema_batch_stats if ema else state.batch_stats
-    return jax.device_get({"params": several(params)[0], "batch_stats": several(batch_stats)[0]})
+    return jax.device_get({"params": as_tuple(params)[0], "batch_stats": as_tuple(batch_stats)[0]})

@@ -15,7 +15,7 @@ from cifp_jax.methods import METHODS, Method
 from cifp_jax.methods.context import Context, Metrics
 from cifp_jax.models.network import bind
 from cifp_jax.settings import default_or_given
-from cifp_jax.training.state import TrainState, entry, several
+from cifp_jax.training.state import TrainState, as_tuple, from_tuple
 
 _AUGMENTATION = 1000  # keeps its keys apart from those that methods split off
 
@@ -87,7 +87,7 @@ def make_train_step(
             batch = augmentation.augment_batch(own, batch, patch_size, strong)
 
         def networks(params: Any, batch_stats: Any, train: bool) -> Any:
-            pairs = zip(several(params), several(batch_stats), strict=True)
+            pairs = zip(as_tuple(params), as_tuple(batch_stats), strict=True)
             one = functools.partial(
                 bind,
                 network,
@@ -96,7 +96,7 @@ def make_train_step(
                 remat=remat and train,
                 mesh=mesh,
             )
-            return entry(tuple(one(p, s) for p, s in pairs))
+            return from_tuple(tuple(one(p, s) for p, s in pairs))
 
         teacher = networks(state.ema_params, state.ema_batch_stats, train=False)
 
@@ -124,15 +124,15 @@ def make_train_step(
         decays = method.decays(context, ema_decay, settings)
 
         def average(new: Any, old: Any) -> Any:
-            pairs = zip(several(old), decays, strict=True)
-            return entry(tuple(optax.incremental_update(new, o, 1 - d) for o, d in pairs))
+            pairs = zip(as_tuple(old), decays, strict=True)
+            return from_tuple(tuple(optax.incremental_update(new, o, 1 - d) for o, d in pairs))
 
         new_state = TrainState(
             step=state.step,
             params=params,
             batch_stats=batch_stats,
-            ema_params=average(several(params)[0], state.ema_params),
-            ema_batch_stats=average(several(batch_stats)[0], state.ema_batch_stats),
+            ema_params=average(as_tuple(params)[0], state.ema_params),
+            ema_batch_stats=average(as_tuple(batch_stats)[0], state.ema_batch_stats),
             opt_state=opt_state,
             rng=state.rng,
         )
