@@ -166,8 +166,9 @@ class Evaluation(Checked):
     )
     largest_component: str = setting(
         "",
-        "Whether only the largest component is kept: of each class, or of all of them together.",
-        options=("", "class", "foreground"),
+        "Whether only the largest component is kept: of each class, of all classes together "
+        "(foreground), or of all and then, in what is left, of each (both).",
+        options=("", "class", "foreground", "both"),
     )
     weights: str = setting("ema", "Which network is evaluated.", options=("ema", "student"))
     report: str = setting("best", "Which checkpoint is reported.", options=("last", "best"))

@@ -30,7 +30,8 @@ def shard_count(mode: str, space: int = 1) -> int:
     """Number of blocks that the batch is cut into: one for each `space` devices, or one."""
     if mode not in MODES:
         raise ValueError(f"config.parallel is {mode!r}; known: {', '.join(MODES)}.")
-    if mode != "jit" and jax.process_count() > 1:
+    # To count processes would start the devices, which one process alone does later.
+    if mode != "jit" and jax.distributed.is_initialized() and jax.process_count() > 1:
         raise ValueError(
             f"config.parallel={mode!r} keeps to one process; set config.parallel='jit'."
         )

@@ -83,8 +83,8 @@ def speed() -> str:
         f"On two cores of one kind of CPU ({kind}) a supervised step takes "
         f"{said('V-Net supervised')} (V-Net) and {said('U-Net supervised')} (U-Net) of the time "
         f"that PyTorch takes, a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')}, a "
-        f"volume's prediction {said('V-Net, 200')} and {said('U-Net, 10')}, and the evaluation of "
-        f"twenty scans {said('scans of LA')}. On the two other kinds that were measured, in older "
+        f"volume's prediction {said('V-Net, 200')} and {said('U-Net, 10')}, and an evaluation of "
+        f"LA's scans {said('scans of LA')}. On the two other kinds that were measured, in older "
         f"forms, steps took {between(min(others), max(others))}."
     )
 

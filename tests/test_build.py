@@ -27,7 +27,7 @@ def root(tmp_path_factory):
         ("parallel", "tpu", "known: jit, pmap, none"),
         ("evaluation.weights", "mean", "known: ema, student"),
         ("evaluation.report", "first", "known: last, best"),
-        ("evaluation.largest_component", "yes", "known: '', class, foreground"),
+        ("evaluation.largest_component", "yes", "known: '', class, foreground, both"),
         ("evaluation.empty", "nan", "known: diagonal, literature"),
         ("training.skip_at_most", -1, "training.skip_at_most is -1, but must be at least 0"),
         ("spatial_partitions", 2, "spatial_partitions=2 cannot cut"),

@@ -137,8 +137,15 @@ def test_largest_component_of_the_foreground():
     np.testing.assert_array_equal(
         keep_largest_components(larger, "foreground"), np.pad(expected, ((0, 0), (0, 3)))
     )
-    both = np.array([[1, 2, 0, 1, 2, 2]])
-    np.testing.assert_array_equal(keep_largest_components(both, "foreground"), [[0, 0, 0, 1, 2, 2]])
+    two = np.array([[1, 2, 0, 1, 2, 2]])
+    np.testing.assert_array_equal(keep_largest_components(two, "foreground"), [[0, 0, 0, 1, 2, 2]])
+
+
+def test_largest_component_of_the_foreground_and_in_it_of_each_class():
+    """Class 1 is largest elsewhere, and in the organ lies in two pieces."""
+    prediction = np.array([[1, 1, 2, 2, 1, 0, 1, 1, 1]])
+    got = keep_largest_components(prediction, "both")
+    np.testing.assert_array_equal(got, [[1, 1, 2, 2, 0, 0, 0, 0, 0]])
 
 
 def test_largest_component_is_an_option_of_the_evaluation():

@@ -188,7 +188,7 @@ def test_the_sentence_on_speed_is_of_the_newest_measurement(monkeypatch, tmp_pat
         "takes 0.80 (V-Net) and 0.70 (U-Net)",
         "a step of CIFP 0.30 and 0.40",
         "prediction 0.50 and 0.60",
-        "twenty scans 0.55",
+        "LA's scans 0.55",
         "steps took 0.45 to 1.20",
     ):
         assert part in words

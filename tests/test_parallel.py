@@ -102,6 +102,7 @@ def test_an_unknown_mode_names_the_known_ones():
 @pytest.mark.parametrize("mode", ["pmap", "none"])
 def test_several_processes_train_one_network_in_one_mode_alone(mode, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     with pytest.raises(ValueError, match=f"config.parallel='{mode}' keeps to one process"):
         parallel.shard_count(mode)
 

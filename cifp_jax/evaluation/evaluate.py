@@ -83,8 +83,11 @@ def keep_largest_components(
       prediction: classes, 0 for the background.
       of: class, the largest component of each class; foreground, of all classes together the
         component that holds most of them, and the largest of those: it suits classes that are parts
-        of one organ, where a large piece of one class elsewhere is none of it.
+        of one organ, where a large piece of one class elsewhere is none of it; both, that of the
+        foreground and then, in it, of each class.
     """
+    if of == "both":
+        return keep_largest_components(keep_largest_components(prediction, "foreground"))
     kept = np.zeros_like(prediction)
     touching = np.ones((3,) * prediction.ndim, bool)
     found = np.unique(prediction[prediction > 0]).tolist()
@@ -110,7 +113,7 @@ def label_map(
 ) -> Integer[np.ndarray, "*s"]:
     """The classes that are scored and drawn: at each voxel the likeliest one.
 
-    With `largest_component`, class or foreground, only the largest connected component is kept.
+    With `largest_component` (class, foreground or both), only the largest component is kept.
     """
     likeliest = probabilities.argmax(axis=-1)
     if not largest_component:

@@ -16,8 +16,12 @@ from tests.support.dicom_files import series
 NETWORK = {"name": "vnet", "classes": 2, "filters": (2, 2, 2, 2, 2)}
 FACTS = {
     "network": NETWORK,
-    "data": {"name": "la", "patch_size": [16, 16, 16], "downsample": 1, "channels": 1},
+    "data": {
+        **{"name": "la", "patch_size": [16, 16, 16], "downsample": 1},
+        **{"channels": 1, "center_crop": 0, "interpolation": "nearest"},
+    },
     "preparation": dict(vars(LA)),
+    "evaluation": {"largest_component": ""},
     "method": "supervised",
     "step": 1,
     "training_list": {"labeled": [], "unlabeled": []},
@@ -46,7 +50,7 @@ def test_a_whole_file(tmp_path):
     [
         ({"network": NETWORK | {"name": "swin"}}, r"does not say what network.*'swin'"),
         ({"network": {"depth": 5}}, "does not say what network"),
-        ({"data": {"name": "moon"}}, "does not say what network.*'moon'"),
+        ({"data": FACTS["data"] | {"name": "moon"}}, "does not say what network.*'moon'"),
         ({"network": NETWORK | {"classes": 5}}, r"head/.* has shape .*2.*, where .*5.* is due"),
     ],
 )
