@@ -192,6 +192,7 @@ def test_the_sentence_on_speed_is_of_the_newest_measurement(monkeypatch, tmp_pat
         "steps took 0.45 to 1.20",
     ):
         assert part in words
+    assert speed_tables.between(0.6, 1.1) == "0.60 to 1.10"
     assert speed_tables.between(0.671, 0.674) == "0.67"
 
 

@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cifp_jax import import_torch
-from cifp_jax.commands.import_torch import convert
+from cifp_jax.commands.import_torch import convert, read
 from cifp_jax.inference.weights import load_weights
 from cifp_jax.models import make_network
 from tests.support.steps import quick
@@ -85,6 +86,15 @@ def test_images_of_other_channels_or_axes_are_refused(shape):
     first = "encoder.in_conv.conv_conv.0.weight"
     with pytest.raises(ValueError, match=rf"{first} has the shape .* \(filters, 1, 3, 3\) is due"):
         convert({first: np.zeros(shape, np.float32)})
+
+
+def test_what_others_write_beside_their_tensors_is_no_header(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"x": np.ones(2, np.float16)}
+    safetensors.numpy.save_file(tensors, path, metadata={"author": "free text"})
+    found, said = read(path)
+    assert said is None
+    np.testing.assert_array_equal(found["x"], np.ones(2, np.float32))
 
 
 def test_without_pytorch_the_remedy_is_named(monkeypatch, tmp_path):

@@ -57,7 +57,7 @@ def carry(
 
 
 def source_size(patch_size: Sequence[int], margin: float) -> tuple[int, ...]:
-    """Sides of the crops that such patches are read from, voxels; networks take them whole."""
+    """Sides of the crops that such patches are read from, voxels: multiples of `STRIDE`."""
     return tuple(STRIDE * math.ceil(side * margin / STRIDE) for side in patch_size)
 
 

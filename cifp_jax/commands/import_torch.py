@@ -103,10 +103,10 @@ def read(path: pathlib.Path) -> tuple[Tensors, dict[str, Any] | None]:
                 metadata = file.metadata() or {}
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}).") from error
-        exported = "training_list" in metadata
-        said = {k: json.loads(v) for k, v in metadata.items() if k != "format"}
         tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-        return tensors, said if exported else None
+        if "training_list" not in metadata:  # written elsewhere, with whatever text
+            return tensors, None
+        return tensors, {k: json.loads(v) for k, v in metadata.items() if k != "format"}
     torch: Any = importlib.import_module("torch")  # an extra, only needed here
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -64,7 +64,7 @@ def across_slices(spacing: Sequence[float]) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation(Checked):
-    """How a file becomes a record for training."""
+    """How a file becomes a record for training, and a new scan one for prediction."""
 
     canonical: bool = setting(
         False,
