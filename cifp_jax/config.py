@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from ml_collections import ConfigDict
 
 from cifp_jax import augmentation
-from cifp_jax.data.transforms import INTERPOLATIONS
+from cifp_jax.data.whole_slices import INTERPOLATIONS
 from cifp_jax.methods import METHODS
 from cifp_jax.models import NETWORKS
 from cifp_jax.models.network import PRECISIONS
@@ -39,9 +39,16 @@ class Data(Checked):
     patch_size: tuple[int, ...] = setting(
         (256, 256), "Sides of what the network sees, each a multiple of 16.", unit="voxels"
     )
+    largest_side: int = setting(
+        0,
+        "Whole slices, as those of ACDC, whose longer side has more pixels are shrunk until it has "
+        "so many; 0: none.",
+        low=0,
+        unit="pixels",
+    )
     center_crop: int = setting(
         0,
-        "Of whole slices, as those of ACDC: the side of the middle that is seen; 0: all of them.",
+        "Of whole slices: the side of the middle that is seen; 0: all of them.",
         low=0,
         unit="pixels",
     )

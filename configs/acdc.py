@@ -33,6 +33,7 @@ def get_config(variant: str = "full") -> Config:
         config.methods[name].ramp_steps = 30_000
     config.methods.ua_mt.threshold_steps = 30_000
     if variant != "full":
+        config.data.largest_side = 288
         config.data.center_crop = 160
         config.data.interpolation = "linear"
         use_strong_recipe(config, warmup_steps=200)

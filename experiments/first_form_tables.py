@@ -30,13 +30,13 @@ def equal_time(folder: str, other_rule: str) -> str:
     minutes = load(FIRST / "recorded.json")["minutes"][folder]
     results = read(FIRST / folder)
     rows = []
-    for name in sorted(results, key=lambda name: -float(overall(results[name])[0])):
+    for name in sorted(results, key=lambda name: -float(overall(results[name]["reported"])[0])):
         result = results[name]
         facts, steps = result["reported"]["facts"], result["config"]["training"]["steps"]
         other = result["checkpoints"][f"{other_rule}/{facts['list']}"]["dice"]["mean"]
         step = f"{facts['step']:,} of {steps:,}"
         time = minutes.get(name, "not noted")
-        rows.append([result["label"], *overall(result), step, f"{other:.2f}", time])
+        rows.append([result["label"], *overall(result["reported"]), step, f"{other:.2f}", time])
     head = ["", *FIGURES, "step", f"Dice % at the {other_rule} checkpoint", "time"]
     return markdown(head, rows)
 
@@ -90,7 +90,7 @@ def longer() -> str:
             ("la_laptop_equal_time", "la_8"),
         ):
             path = FIRST / folder / f"{stem}_cifp{part}_0.json"
-            line.append(overall(load(path))[0] if path.exists() else "not run")
+            line.append(overall(load(path)["reported"])[0] if path.exists() else "not run")
         rows.append(line)
     head = ["", "ACDC, 4,500 steps: Dice %, best", "LA, 2,200 steps: Dice %, last"]
     return markdown(head, rows)

@@ -40,9 +40,9 @@ def sides(result: Mapping[str, Any]) -> str:
     return " x ".join(map(str, result["config"]["data"]["patch_size"]))
 
 
-def overall(result: Mapping[str, Any]) -> list[str]:
-    """Means over cases of a run, and its missed classes."""
-    figures = result["reported"]["overall"]
+def overall(summary: Mapping[str, Any]) -> list[str]:
+    """Means over cases, and the number of missed classes."""
+    figures = summary["overall"]
     means = [f"{figures[key]['mean']:.2f}" for key in ("dice", "jaccard", "hd95", "asd")]
     return [*means, str(figures["missed"])]
 
@@ -114,7 +114,7 @@ def label_choice() -> str:
     """One paragraph on how far the ranking is to be trusted."""
     folder = RESULTS / "label_choice"
     rho = load(folder / "ranking/scans.json")["spearman"]
-    dice = {path.stem.removesuffix("_seed0"): overall(load(path))[0] for path in
+    dice = {path.stem.removesuffix("_seed0"): overall(load(path)["reported"])[0] for path in
             sorted((folder / "runs").glob("*_seed0.json"))}  # fmt: skip
     drawn = " and ".join(value for name, value in dice.items() if name.startswith("random"))
     return paragraph(
@@ -126,46 +126,50 @@ def label_choice() -> str:
     )
 
 
-# The run that a released network comes from, and what it is. Its file stands in `names.json`.
+# The run that a released network comes from, and what it is. Its file stands in `names.json`, and
+# its figures, as `main` scores the file, in `<name>.json` beside it.
 RELEASED = {
-    "acdc-3": ("acdc_cpu/acdc3_cifp_1_longer", "CIFP, U-Net, 3 ACDC patients"),
+    "acdc-3": ("acdc_cpu/acdc3_cifp_2_longer", "CIFP, U-Net, 3 ACDC patients"),
     "acdc-7": ("acdc_cpu/acdc7_cifp_1_longer", "CIFP, U-Net, 7 ACDC patients"),
     "acdc-7-supervised": ("acdc_cpu/acdc7_supervised_0_longer", "supervised, the same"),
     "la-8": ("la_cpu/la8_cifp_1_half_longer", "CIFP, V-Net, 8 LA scans"),
 }
 
 
-def _released(name: str) -> tuple[pathlib.Path, dict[str, Any], Any]:
-    """File of a released network, what its header says, and the result of its run."""
+def _released(name: str) -> tuple[pathlib.Path, Any, Any]:
+    """File of a released network, its summary, and the result of its run."""
     path = released()[name]
-    return path, load_weights(path).facts, load(RESULTS / f"{RELEASED[name][0]}.json")
+    return path, load(path.with_name(f"{name}.json")), load(RESULTS / f"{RELEASED[name][0]}.json")
 
 
 def model_card(name: str) -> str:
     """What a released network reached, by structure."""
-    path, facts, result = _released(name)
-    names = find_layout(facts["data"]["name"]).label_names
-    parts = {"mean": result["reported"]["overall"]}
-    parts |= {names[int(k)]: part for k, part in result["reported"]["classes"].items()}
+    path, summary, result = _released(name)
+    header = load_weights(path).facts
+    names = find_layout(header["data"]["name"]).label_names
+    parts = {"mean": summary["overall"]}
+    parts |= {names[int(k)]: part for k, part in summary["classes"].items()}
     rows = [
         [part, *(f"{figures[key]['mean']:.2f}" for key in ("dice", "jaccard", "hd95", "asd"))]
         for part, figures in parts.items()
     ]
     head = [f"`{path.name}`", "Dice %", "Jaccard %", "95HD, voxels", "ASD, voxels"]
-    said, patients = result["reported"]["facts"], facts["training_list"]
+    said, patients = result["reported"]["facts"], header["training_list"]
+    anew = header.get("batch_stats")
+    statistics = f", batch statistics of {anew['images']:,} unchanged images" if anew else ""
     sentence = paragraph(
         f"{said['cases']} {said['list']} cases, {said['checkpoint']} checkpoint (step "
-        f"{said['step']:,}), seed {said['seed']}; {len(patients['labeled'])} labelled and "
+        f"{said['step']:,}), seed {said['seed']}{statistics}; {len(patients['labeled'])} labelled and "
         f"{len(patients['unlabeled'])} unlabelled patients in its training list."
     )
     return f"{markdown(head, rows)}\n\n{sentence}"
 
 
 def weights() -> str:
-    """The released networks with the figures of the runs that they come from."""
+    """The released networks with the figures that `main` gives their files."""
     rows = []
     for name, (_, what) in RELEASED.items():
-        path, _, result = _released(name)
+        path, summary, result = _released(name)
         facts, data = result["reported"]["facts"], result["config"]["data"]
         scale = f"; scans averaged down by {data['downsample']}" if data["downsample"] > 1 else ""
         rows.append(
@@ -176,7 +180,7 @@ def weights() -> str:
                 f"{sides(result)}{scale}, {result['config']['training']['steps']:,} steps",
                 f"{facts['checkpoint']}, {facts['step']:,}",
                 str(facts["cases"]),
-                *overall(result)[:4],
+                *overall(summary)[:4],
             ]
         )
     head = ["name", "file", "what", "trained on", "checkpoint", "cases scored", *FIGURES[:4]]

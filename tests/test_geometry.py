@@ -15,10 +15,26 @@ def test_linear_is_that_of_scipy(shape):
     np.testing.assert_allclose(geometry.resample_linear(array, shape), expected, atol=1e-5)
 
 
-def test_nearest_by_hand():
+def test_labels_by_hand():
     # Centres of 3 voxels in units of 5: 0.83, 2.5, 4.17; of 4 in units of 2: 0.25, 0.75, 1.25, ...
-    np.testing.assert_array_equal(geometry.resample_nearest(np.arange(5), (3,)), [0, 2, 4])
-    np.testing.assert_array_equal(geometry.resample_nearest(np.arange(2), (4,)), [0, 0, 1, 1])
+    np.testing.assert_array_equal(geometry.resample_labels(np.arange(5), (3,)), [0, 2, 4])
+    np.testing.assert_array_equal(geometry.resample_labels(np.arange(2), (4,)), [0, 0, 1, 1])
+    # Two halves of a voxel: the higher class wins, wherever it stands.
+    np.testing.assert_array_equal(geometry.resample_labels(np.array([0, 0, 0, 3]), (2,)), [0, 3])
+    np.testing.assert_array_equal(geometry.resample_labels(np.array([3, 0, 0, 0]), (2,)), [3, 0])
+    # Three of four quarters are no background, but none of them has as much as it.
+    quarters = geometry.resample_labels(np.array([[0, 1], [2, 0]]), (1, 1))
+    np.testing.assert_array_equal(quarters, [[0]])
+
+
+def test_labels_that_are_mirrored_are_resized_alike():
+    labels = np.random.default_rng(0).integers(0, 4, (12, 9, 7)).astype(np.uint8)
+    for shape in ((6, 9, 7), (6, 9, 14)):  # whose shares are exact numbers
+        sized = geometry.resample_labels(labels, shape)
+        mirrored = geometry.resample_labels(labels[::-1, :, ::-1], shape)
+        np.testing.assert_array_equal(mirrored, sized[::-1, :, ::-1])
+        assert sized.dtype == np.uint8
+    assert geometry.resample_labels(labels, (12, 9, 7)) is labels
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 4), (13, 4, 7), (3, 5, 5), (6, 2, 9), (2, 2, 2)])

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from cifp_jax.data import pipeline, sources, transforms
+from cifp_jax.data import pipeline, sources, whole_slices
 from cifp_jax.data.layouts import LAYOUTS
 from cifp_jax.data.sources import Case
 from cifp_jax.data.splits import Split
+from cifp_jax.data.whole_slices import SliceFrame
 from tests.support.steps import assert_same
 
 
@@ -56,12 +57,12 @@ def take(iterator, count):
 
 
 def test_slices_that_the_step_augments_are_only_cropped_and_resized(split):
-    settings = {"center_crop": 12, "interpolation": "linear", "weak_slices": False}
-    batch = next(make(split, patch_size=(8, 8), **settings))
+    frame = SliceFrame(center_crop=12, interpolation="linear")
+    batch = next(make(split, patch_size=(8, 8), frame=frame, weak_slices=False))
     for name, cases in (("labeled", split.labeled), ("unlabeled", split.unlabeled)):
         images = [
-            transforms.resize_slices(
-                transforms.center_crop(
+            whole_slices.resize_slices(
+                whole_slices.center_crop(
                     {"image": sources.read_case(case, classes=2, rank=2, labels=False)["image"]}, 12
                 ),
                 (8, 8),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, special
 
+from cifp_jax.data.whole_slices import SliceFrame
 from cifp_jax.inference.slices import make_slicewise
 from tests.support.networks import CLASSES, VARIABLES, by_place
 
@@ -29,7 +30,7 @@ def test_slicewise_is_the_fields_rule():
 def test_a_center_crop_comes_back_linearly_with_background_around_it():
     volume = np.random.default_rng(2).normal(size=(3, 20, 9)).astype(np.float32)
     predict_volume = make_slicewise(
-        by_place, (6, 6), 2, CLASSES, center_crop=12, interpolation="linear"
+        by_place, (6, 6), 2, CLASSES, frame=SliceFrame(center_crop=12, interpolation="linear")
     )
     found = predict_volume(VARIABLES, volume)
     # The middle 12 x 12 pixels: rows 4 to 15, and all 9 columns with 1 and 2 of zeros around them.

@@ -9,6 +9,7 @@ import pytest
 
 from cifp_jax.data import sources, splits
 from cifp_jax.data.sources import Case
+from cifp_jax.data.whole_slices import SliceFrame
 
 
 def write(path, **arrays):
@@ -159,8 +160,10 @@ def test_slices_shorter_than_a_crop_along_either_side_are_counted(tmp_path):
         cases.append(sources.Case(name, tmp_path / f"{name}.h5"))
         with h5py.File(cases[-1].path, "w") as file:
             file["image"] = np.zeros(shape, np.float32)
-    assert sources.count_smaller(cases, 6) == 3
-    assert sources.count_smaller(cases, 3) == 0
+    assert sources.count_smaller(cases, SliceFrame(center_crop=6)) == 3
+    assert sources.count_smaller(cases, SliceFrame(center_crop=3)) == 0
+    # (4, 9) and (9, 5) become (3, 6) and (6, 3), the volume's (9, 3) (6, 2).
+    assert sources.count_smaller(cases, SliceFrame(largest_side=6, center_crop=3)) == 1
 
 
 def test_spacing_is_that_of_the_affine(tmp_path):

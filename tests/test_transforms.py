@@ -1,56 +1,13 @@
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from cifp_jax.data import transforms
-
-# Every in-plane shape of the ACDC slices and volumes.
-ACDC_SHAPES = [
-    *[(154, 224), (174, 208), (176, 256), (208, 174), (208, 256), (216, 256), (224, 154)],
-    *[(224, 174), (224, 180), (256, 184), (256, 192), (256, 208), (256, 214), (256, 216)],
-    *[(256, 224), (256, 232), (256, 240), (256, 248), (256, 256), (288, 184), (288, 264)],
-    *[(304, 216), (384, 276), (512, 428)],
-]
 
 
 def record(shape):
     """An image that numbers its voxels from 1, and a label that follows from the image."""
     image = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
     return {"image": image, "label": (image % 3).astype(np.uint8)}
-
-
-def zoom(array, shape, mode):
-    factors = [m / n for m, n in zip(shape, array.shape, strict=True)]
-    return ndimage.zoom(array, factors, order=0, mode=mode)
-
-
-@pytest.mark.parametrize("shape", ACDC_SHAPES)
-@pytest.mark.parametrize("side", [64, 96, 256])
-def test_zoom_is_scipys_there_and_back(shape, side):
-    image = record(shape)["image"]
-    small = transforms.zoom_nearest(image, (side, side))
-    np.testing.assert_array_equal(small, zoom(image, (side, side), "nearest"))
-    back = transforms.zoom_nearest(small, shape)
-    np.testing.assert_array_equal(back, zoom(small, shape, "nearest"))
-    # The mode of the field's scripts differs in the last row and column at most.
-    inner = (slice(-1), slice(-1))
-    np.testing.assert_array_equal(small[inner], zoom(image, (side, side), "constant")[inner])
-    np.testing.assert_array_equal(back[inner], zoom(small, shape, "constant")[inner])
-
-
-def test_zoom_by_hand():
-    np.testing.assert_array_equal(transforms.zoom_nearest(np.array([5, 6, 7]), (2,)), [5, 7])
-    np.testing.assert_array_equal(
-        transforms.zoom_nearest(np.array([5, 6, 7]), (5,)), [5, 6, 6, 7, 7]
-    )
-    np.testing.assert_array_equal(transforms.zoom_nearest(np.array([5, 6]), (1,)), [5])
-
-
-def test_zoom_leaves_leading_axes():
-    volume = record((3, 7, 9))["image"]
-    zoomed = transforms.zoom_nearest(volume, (4, 5))
-    assert zoomed.shape == (3, 4, 5)
-    np.testing.assert_array_equal(zoomed[1], transforms.zoom_nearest(volume[1], (4, 5)))
 
 
 def test_average_down_by_hand():
@@ -164,35 +121,3 @@ def test_a_third_of_the_own_crops_hold_a_small_structure():
     assert 75 < sum(found) < 130  # a third, and a few by chance
     small = transforms.weak_crop(rng, record, (48, 16, 44))
     assert small["image"].shape == (48, 16, 44)
-
-
-def test_the_center_of_a_slice_and_of_a_smaller_one():
-    image = np.arange(30).reshape(5, 6)
-    arrays = {"image": image, "label": image % 2}
-    cut = transforms.center_crop(arrays, 3)
-    np.testing.assert_array_equal(cut["image"], image[1:4, 1:4])
-    np.testing.assert_array_equal(cut["label"], image[1:4, 1:4] % 2)
-    padded = transforms.center_crop(arrays, 8)["image"]
-    assert padded.shape == (8, 8)
-    np.testing.assert_array_equal(padded[1:6, 1:7], image)
-    assert padded.sum() == image.sum()
-    assert transforms.center_crop(arrays, 0) is arrays
-
-
-def test_slices_are_resized_linearly_and_their_labels_by_the_nearest():
-    label = np.zeros((8, 8), np.uint8)
-    label[:4] = 2
-    sized = transforms.resize_slices({"image": label * 1.0, "label": label}, (16, 4), "linear")
-    np.testing.assert_array_equal(sized["label"][:8], 2)
-    np.testing.assert_array_equal(sized["label"][8:], 0)
-    # Twice as many rows: those beside the edge lie a quarter of a voxel from it.
-    np.testing.assert_allclose(sized["image"][6:10, 0], [2, 1.5, 0.5, 0])
-
-
-@pytest.mark.parametrize("interpolation", transforms.INTERPOLATIONS)
-def test_probabilities_that_do_not_change_come_back_as_they_were(interpolation):
-    sure = np.eye(3, dtype=np.float32)[np.full((2, 6, 6), 2)]
-    back = transforms.restore_slices(sure, (10, 5), side=8, interpolation=interpolation)
-    assert back.shape == (2, 10, 5, 3)
-    np.testing.assert_array_equal(back[:, 1:9, :, 2], 1)
-    np.testing.assert_array_equal(back[:, [0, 9], :, 0], 1)

@@ -190,6 +190,7 @@ def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
         ("method", "name", "supervised"),
         ("data", "name", "la"),
         ("data", "center_crop", 160),
+        ("data", "largest_side", 288),
         ("data", "downsample", 2),
         ("data", "patch_size", (160, 160)),
         ("augmentation", "name", "strong"),

@@ -4,16 +4,19 @@ import dataclasses
 import json
 import pathlib
 import sys
+from typing import Any
 
 import safetensors.numpy
 
 from cifp_jax.data import splits
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.data.whole_slices import slice_frame
 from cifp_jax.exchange.onnx_graph import onnx_model
 from cifp_jax.exchange.stablehlo import stablehlo_program
 from cifp_jax.exchange.torch_names import to_torch
 from cifp_jax.files import whole, write_json
 from cifp_jax.inference import prediction
+from cifp_jax.inference.batch_stats import with_new_batch_stats
 from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
 from cifp_jax.training import build
@@ -49,8 +52,7 @@ def weights_of_run(run: pathlib.Path) -> Weights:
             "patch_size": tuple(data.patch_size),
             "downsample": data.downsample,
             "channels": data.channels,
-            "center_crop": data.center_crop,
-            "interpolation": data.interpolation,
+            **slice_frame(data)._asdict(),
         },
         "preparation": dataclasses.asdict(prediction.preparation(config)),
         "evaluation": {"largest_component": config.evaluation.largest_component},
@@ -63,7 +65,14 @@ def weights_of_run(run: pathlib.Path) -> Weights:
     return Weights(network_variables(state, config.evaluation.weights), facts)
 
 
-def export(source: pathlib.Path, out: pathlib.Path, *, form: str = "flax", half: bool) -> None:
+def export(
+    source: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    form: str = "flax",
+    half: bool = False,
+    data: pathlib.Path | None = None,
+) -> None:
     """Writes a network to a file, which appears whole or not at all.
 
     Args:
@@ -72,9 +81,12 @@ def export(source: pathlib.Path, out: pathlib.Path, *, form: str = "flax", half:
         formats say of themselves.
       form: flax, torch, onnx or stablehlo.
       half: parameters of the format flax as float16.
+      data: where given, the folder of the network's data, on whose training images its batch
+        statistics are estimated anew.
 
     Raises:
-      FileNotFoundError, ValueError: the source cannot be read, or not be written in this format.
+      FileNotFoundError, ValueError: the source or the data cannot be read, or the network not be
+        written in this format.
       ModuleNotFoundError: ONNX is asked for, and its library is not installed.
     """
     source = find_weights(source)
@@ -83,31 +95,33 @@ def export(source: pathlib.Path, out: pathlib.Path, *, form: str = "flax", half:
         weights = load_weights(source)
     else:
         weights = weights_of_run(source)
+    if data:
+        weights = with_new_batch_stats(weights, data)
     if form == "flax":
         save_weights(out, weights, half=half)
         return
     variables, facts = weights
-    network, data = facts["network"], facts["data"]
+    network, cut = facts["network"], facts["data"]
     said = {name: json.dumps(value) for name, value in facts.items()}
-    channels = data["channels"]
+    channels = cut["channels"]
     if form == "torch":
         tensors = to_torch(network["name"], variables)
         made = safetensors.numpy.save(tensors, metadata={**said, "format": "pt"})
     elif form == "onnx":
-        rank = find_layout(data["name"]).rank
+        rank = find_layout(cut["name"]).rank
         made = onnx_model(variables, network, rank=rank, channels=channels, metadata=said)
     else:
-        sides = data["patch_size"]
+        sides = cut["patch_size"]
         made = stablehlo_program(variables, network, patch_size=sides, channels=channels)
         write_json(out.with_name(f"{out.name}.json"), facts)
     with whole(out) as partial:
         partial.write_bytes(made)
 
 
-def run(source: pathlib.Path, out: pathlib.Path, *, form: str, half: bool) -> None:
-    """Exports, and says how large the file is; ends with what is wrong."""
+def run(source: pathlib.Path, out: pathlib.Path, **how: Any) -> None:
+    """Exports, and says how large the file is; ends with what is wrong. `how` as of `export`."""
     try:
-        export(source, out, form=form, half=half)
+        export(source, out, **how)
     except ModuleNotFoundError as error:
         sys.exit(f"error: a library is missing ({error}): in the clone, pip install '.[onnx]'.")
     except (ValueError, OSError) as error:

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from cifp_jax.data.whole_slices import WHOLE
 from cifp_jax.exchange.torch_names import Tensors, from_torch, unet_layers, vnet_layers
 from cifp_jax.inference.weights import Weights, misfit, save_weights, shapes_of
 from cifp_jax.scans import preparation
@@ -73,7 +74,7 @@ def convert(tensors: Mapping[str, np.ndarray], said: Mapping[str, Any] | None = 
         "network": network,
         "data": {
             **{"name": data, "patch_size": patch, "downsample": 1, "channels": channels},
-            **{"center_crop": 0, "interpolation": "nearest"},
+            **WHOLE._asdict(),
         },
         "preparation": dataclasses.asdict(prepared),
         "evaluation": {"largest_component": ""},

@@ -11,6 +11,7 @@ from cifp_jax.data import sources, transforms
 from cifp_jax.data.layouts import Layout
 from cifp_jax.data.splits import Split
 from cifp_jax.data.transforms import Arrays
+from cifp_jax.data.whole_slices import WHOLE, SliceFrame
 
 Batch = dict[str, Arrays]
 
@@ -121,13 +122,11 @@ def _augment_of(
 def _read_slice(
     case: sources.Case,
     read: Callable[[sources.Case], Arrays],
-    center_crop: int,
+    frame: SliceFrame,
     size: Sequence[int] | None,
-    interpolation: str,
 ) -> Arrays:
-    """A slice cropped and, where a `size` is given, resized, so that the cache holds it so."""
-    arrays = transforms.center_crop(read(case), center_crop)
-    return arrays if size is None else transforms.resize_slices(arrays, size, interpolation)
+    """What of a slice is seen and, where a `size` is given, in that, so that the cache holds it."""
+    return frame.cut(read(case)) if size is None else frame.see(read(case), size)
 
 
 def _decisions(
@@ -163,8 +162,7 @@ def make_train_iterator(
     batch_unlabeled: int,
     seed: int,
     channels: int = 1,
-    center_crop: int = 0,
-    interpolation: str = "nearest",
+    frame: SliceFrame = WHOLE,
     weak_slices: bool = True,
     downsample: int = 1,
     on_device: bool = False,
@@ -199,9 +197,7 @@ def make_train_iterator(
       batch_unlabeled: unlabelled examples likewise.
       seed: not negative; order and augmentation of both streams follow from it.
       channels: of the images.
-      center_crop: of whole slices, the side of the square in the middle that is kept, pixels; 0
-        keeps all.
-      interpolation: by which slices are resized, see `transforms.resize_slices`.
+      frame: what of whole slices is seen, and by which interpolation they are resized.
       weak_slices: whether whole slices are augmented here, before they are resized. Crops of scans
         are always drawn, turned and mirrored here.
       downsample: factor by which scans are averaged down when they are read.
@@ -220,7 +216,7 @@ def make_train_iterator(
         raise ValueError(f"patch_size {tuple(patch_size)} must have {layout.rank} sides.")
     if on_device and not layout.may_lie_on_device:
         raise ValueError(f"on_device serves a layout of turned_crops, not of {layout.cut}.")
-    augment = _augment_of(layout, patch_size, interpolation, weak_slices)
+    augment = _augment_of(layout, patch_size, frame.interpolation, weak_slices)
     cache = sources.ScanCache(cache_bytes)
 
     def shuffled(number: int, source: Any) -> grain.MapDataset[Any]:
@@ -255,9 +251,8 @@ def make_train_iterator(
                 read = functools.partial(
                     _read_slice,
                     read=read,
-                    center_crop=center_crop,
+                    frame=frame,
                     size=None if weak_slices else tuple(patch_size),
-                    interpolation=interpolation,
                 )
             source = sources.CaseSource(cases, read, cache)
             example = functools.partial(

@@ -10,6 +10,7 @@ import numpy as np
 
 from cifp_jax.data import transforms
 from cifp_jax.data.transforms import Arrays
+from cifp_jax.data.whole_slices import SliceFrame, limited_shape
 from cifp_jax.files import check_dataset
 
 # What h5py raises where a file is cut off or damaged.
@@ -68,13 +69,14 @@ def scan_shape(case: Case, downsample: int = 1) -> tuple[int, ...]:
     return tuple(n // downsample for n in image_shape(case))
 
 
-def count_smaller(cases: Sequence[Case], side: int) -> int:
-    """How many slices are shorter than `side` pixels along one of their last two axes.
+def count_smaller(cases: Sequence[Case], frame: SliceFrame) -> int:
+    """How many slices are smaller than the middle that is seen of them, and are padded.
 
     Raises:
       ValueError: a file is no HDF5 file with an image.
     """
-    return sum(min(image_shape(case)[-2:]) < side for case in cases)
+    shapes = (limited_shape(image_shape(case)[-2:], frame.largest_side) for case in cases)
+    return sum(min(shape) < frame.center_crop for shape in shapes)
 
 
 def slices_of(case: Case) -> tuple[Case, ...]:

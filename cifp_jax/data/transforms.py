@@ -1,4 +1,4 @@
-"""Weak augmentation and resizing on the host.
+"""Weak augmentation and crops on the host.
 
 A record is a dict of arrays of one spatial shape, `image` (perhaps with channels along a last axis)
 and perhaps `label`. Every function here moves all of them alike, with nearest-neighbour sampling
@@ -10,108 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
 from scipy import ndimage
 
-from cifp_jax.scans import geometry
-
-Arrays = dict[str, Shaped[np.ndarray, "*_"]]
+from cifp_jax.data.whole_slices import Arrays, padding, resize_slices
 
 FOREGROUND_SHARE = 1 / 3
-INTERPOLATIONS = ("nearest", "linear")
-
-
-def zoom_nearest(array: Shaped[np.ndarray, "*_"], shape: Sequence[int]) -> Shaped[np.ndarray, "*_"]:
-    """Resizes the last `len(shape)` axes to `shape` by nearest neighbour, aligned at the corners.
-
-    Output i reads input `floor(i * (n - 1) / (m - 1) + 1/2)` along an axis resized from n to m.
-    This is `scipy.ndimage.zoom(order=0, mode="nearest")`. The field's scripts use its default mode,
-    where rounding sets the last row or column to 0 for some sizes (256 -> 216 is one).
-    """
-    first = array.ndim - len(shape)
-    indices = [np.arange(n) for n in array.shape[:first]]
-    for n, m in zip(array.shape[first:], shape, strict=True):
-        step = (n - 1) / (m - 1) if m > 1 else 0.0
-        indices.append(np.floor(np.arange(m) * step + 0.5).astype(np.intp))
-    return array[np.ix_(*indices)]
-
-
-def central(shape: Sequence[int], side: int) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
-    """The middle `side` x `side` pixels of a slice: where they lie, and what they lack at the ends.
-
-    `side` 0 means the whole slice.
-    """
-    if not side:
-        return (slice(None), slice(None)), [(0, 0), (0, 0)]
-    starts = [max(0, (n - side) // 2) for n in shape]
-    return tuple(slice(s, s + side) for s in starts), padding(shape, (side, side))
-
-
-def center_crop(arrays: Arrays, side: int) -> Arrays:
-    """The middle `side` x `side` pixels of slices, the last two axes; 0 keeps whole slices.
-
-    A slice that is smaller is padded with zeros on both ends.
-    """
-    if not side:
-        return arrays
-    where, lacking = central(arrays["image"].shape[-2:], side)
-    cut = {}
-    for key, array in arrays.items():
-        around = [(0, 0)] * (array.ndim - 2) + lacking
-        cut[key] = np.pad(array[(..., *where)], around)
-    return cut
-
-
-def resize_slices(arrays: Arrays, size: Sequence[int], interpolation: str) -> Arrays:
-    """Slices, the last two axes, in another size.
-
-    Args:
-      arrays: a record of shape (H, W) or (Z, H, W).
-      size: of the result, (h, w) pixels.
-      interpolation: "nearest", the field's rule, takes pixels as they are, aligned at the corners.
-        "linear" smooths images that shrink (a Gaussian of 0.4 times the factor less one, against
-        aliasing) and interpolates them; labels take the nearest pixel. Both cover the same area.
-    """
-    if interpolation == "nearest":
-        return {key: zoom_nearest(array, size) for key, array in arrays.items()}
-    sized = {}
-    for key, array in arrays.items():
-        stack = array.reshape(-1, *array.shape[-2:])
-        shape = (len(stack), *size)
-        if key == "label":
-            stack = geometry.resample_nearest(stack, shape)
-        else:
-            factors = [n / m for n, m in zip(stack.shape[1:], size, strict=True)]
-            sigma = [0.0, *(0.4 * max(f - 1, 0.0) for f in factors)]
-            stack = geometry.resample_linear(ndimage.gaussian_filter(stack, sigma), shape)
-        sized[key] = stack.reshape(*array.shape[:-2], *size)
-    return sized
-
-
-def restore_slices(
-    probabilities: Float[np.ndarray, "z h w k"],
-    shape: Sequence[int],
-    *,
-    side: int,
-    interpolation: str,
-) -> Float[np.ndarray, "z H W k"]:
-    """Probabilities of slices that were cropped and resized, on the grid that they came from.
-
-    Undoes `resize_slices` by the same kind of interpolation and `center_crop` by background with
-    probability 1 around the crop.
-    """
-    where, lacking = central(shape, side)
-    full = (side, side) if side else tuple(shape)
-    if interpolation == "nearest":
-        last = zoom_nearest(np.moveaxis(probabilities, -1, 1), full)
-        wide = np.moveaxis(last, 1, -1)
-    else:
-        wide = geometry.resample_linear(probabilities, (len(probabilities), *full))
-    own = tuple(slice(a, n - b) for n, (a, b) in zip(full, lacking, strict=True))
-    restored = np.zeros((len(wide), *shape, wide.shape[-1]), np.float32)
-    restored[..., 0] = 1
-    restored[(slice(None), *where)] = wide[(slice(None), *own)]
-    return restored
 
 
 def average_down(arrays: Arrays, factor: int) -> Arrays:
@@ -184,12 +87,6 @@ def weak_scan(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
     drawn = draw_scan_crop(rng, arrays["image"].shape, patch_size)
     box = crop(arrays, drawn.start, drawn.size)
     return _turn(box, drawn.quarter_turns, drawn.mirrored_axis)
-
-
-def padding(shape: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
-    """Voxels that each side lacks to `size`, before and behind it; the odd one stands behind."""
-    lacking = [max(p - n, 0) for n, p in zip(shape, size, strict=True)]
-    return [(n // 2, n - n // 2) for n in lacking]
 
 
 def crop(arrays: Arrays, starts: Sequence[int], size: Sequence[int]) -> Arrays:

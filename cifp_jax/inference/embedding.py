@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from cifp_jax.config import Config
 from cifp_jax.data import transforms
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.data.whole_slices import slice_frame
 from cifp_jax.models import make_network
 from cifp_jax.models.network import bind
 
@@ -67,9 +68,7 @@ def make_describer(config: Config) -> Callable[[dict[str, Any]], Describe]:
         if layout.rank == 3:
             return crop_around(image, center, patch)[None]
         if layout.predicts_whole_slices:
-            part = transforms.center_crop({"image": image[..., 0]}, config.data.center_crop)
-            part = transforms.resize_slices(part, patch, config.data.interpolation)
-            return part["image"][..., None]
+            return slice_frame(config.data).see({"image": image[..., 0]}, patch)["image"][..., None]
         return np.stack([crop_around(one, center[1:], patch) for one in image])
 
     def describer(variables: dict[str, Any]) -> Describe:

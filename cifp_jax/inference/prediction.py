@@ -13,6 +13,7 @@ from jaxtyping import Float
 from cifp_jax.config import Config
 from cifp_jax.data import sources, transforms
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.data.whole_slices import slice_frame
 from cifp_jax.inference.slices import make_slicewise
 from cifp_jax.inference.sliding_window import Apply, PredictVolume, make_sliding_window
 from cifp_jax.mesh import check_partitions, make_mesh
@@ -108,8 +109,7 @@ def make_predictor(config: Config) -> Callable[[dict[str, Any]], Predict]:
             patch,
             batch,
             config.model.classes,
-            center_crop=config.data.center_crop,
-            interpolation=config.data.interpolation,
+            frame=slice_frame(config.data),
             mode=config.parallel,
             space=config.spatial_partitions,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cifp_jax import parallel
-from cifp_jax.data import transforms
+from cifp_jax.data.whole_slices import WHOLE, SliceFrame
 from cifp_jax.inference.sliding_window import Apply, PredictVolume, check_sizes
 from cifp_jax.mesh import local_mesh
 
@@ -20,15 +20,14 @@ def make_slicewise(
     batch: int,
     classes: int,
     *,
-    center_crop: int = 0,
-    interpolation: str = "nearest",
+    frame: SliceFrame = WHOLE,
     mode: str = "jit",
     space: int = 1,
 ) -> PredictVolume:
     """Builds `predict_volume(variables, volume) -> probabilities` of a 2D network.
 
-    Each slice is cropped to its middle where asked, resized to `patch_size`, and its probabilities
-    are brought back; around the crop stands background. Nearest neighbour, the field's rule, only
+    Of each slice the `frame` is seen, in the size `patch_size`, and its probabilities are brought
+    back; around it stands background. Nearest neighbour, the field's rule, only
     picks pixels, so the argmax of the result is the label map that the field gets by resizing the
     argmax. Linear interpolation is more exact. One compilation serves all volumes.
 
@@ -37,8 +36,7 @@ def make_slicewise(
       patch_size: (h, w), pixels.
       batch: slices in one forward pass; the last batch is filled up with zeros.
       classes: number of classes, background included.
-      center_crop: side of the square in the middle of a slice that is seen, pixels; 0 for all.
-      interpolation: nearest or linear, see `transforms.resize_slices`.
+      frame: what of a slice is seen, and by which interpolation it is resized.
       mode: as of `config.parallel`: none keeps to one device, the others share out each batch.
       space: devices that share each window or slice, as far as there are so many.
 
@@ -67,14 +65,11 @@ def make_slicewise(
         variables = parallel.replicate(variables, "jit", mesh)
         result = np.empty((*volume.shape, classes), np.float32)
         for first in range(0, len(volume), batch):
-            part = transforms.center_crop({"image": volume[first : first + batch]}, center_crop)
-            part = transforms.resize_slices(part, patch, interpolation)
-            slices = part["image"].astype(np.float32)
+            part = {"image": volume[first : first + batch]}
+            slices = frame.see(part, patch)["image"].astype(np.float32)
             filled = np.pad(slices, ((0, batch - len(slices)), (0, 0), (0, 0)))
             probabilities = np.asarray(forward_all(variables, filled[..., None]))[: len(slices)]
-            result[first : first + batch] = transforms.restore_slices(
-                probabilities, volume.shape[1:], side=center_crop, interpolation=interpolation
-            )
+            result[first : first + batch] = frame.restore(probabilities, volume.shape[1:])
         return result
 
     return predict_volume

@@ -16,6 +16,7 @@ Keys = Key[Array, " b"]
 Features = tuple[Float[Array, "b *_"], ...]
 # The name of what the backward pass keeps of a layer; see `network.bind`.
 KEPT = "kept"
+MOMENTUM = 0.9  # of running batch statistics: the share of the old ones
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -97,7 +98,7 @@ def batch_norm(axis_name: str | None) -> nn.BatchNorm:
 
     Flax's running variance is the biased one, PyTorch's the unbiased: the same to 1 / (b * voxels).
     """
-    return nn.BatchNorm(momentum=0.9, epsilon=1e-5, axis_name=axis_name)
+    return nn.BatchNorm(momentum=MOMENTUM, epsilon=1e-5, axis_name=axis_name)
 
 
 def upsample(x: Float[Array, "b *half c"]) -> Float[Array, "b *spatial c"]:

@@ -71,15 +71,22 @@ def _blend(
     return low
 
 
-def resample_nearest(
-    array: Shaped[np.ndarray, "*s"], shape: Sequence[int]
-) -> Shaped[np.ndarray, "*t"]:
-    """Resizes the first `len(shape)` axes by nearest neighbour; the same array at its own shape."""
-    for axis, m in enumerate(shape):
-        n = array.shape[axis]
-        if n != m:
-            array = np.take(array, ((np.arange(m) + 0.5) * n / m).astype(np.intp), axis)
-    return array
+def resample_labels(array: Shaped[np.ndarray, "*s"], shape: Sequence[int]) -> np.ndarray:
+    """Resizes a label map; the same array at its own shape.
+
+    The class with the largest share wins, by linear interpolation; of equal shares the highest
+    class, so that a structure does not lose to the background. The nearest voxel would move
+    labels against their image by up to half a voxel: where two are equally near, it is always the
+    one behind.
+    """
+    if array.shape == tuple(shape):
+        return array
+    labels, largest = np.zeros(shape, array.dtype), np.zeros(shape, np.float32)
+    for value in np.unique(array):
+        share = resample_linear(array == value, shape)
+        labels[share >= largest] = value
+        np.maximum(largest, share, out=largest)
+    return labels
 
 
 def restore_rows(

@@ -199,7 +199,7 @@ class Preparation(Checked):
         return normalized
 
     def label(self, mask: Volume, classes: int) -> Integer[np.ndarray, "a b d"]:
-        """The record of a mask: turned, its values made classes, resampled by nearest neighbour.
+        """The record of a mask: turned, its values made classes, resampled to the spacing.
 
         Raises:
           ValueError: values that are not whole numbers, or that stand for no class.
@@ -215,7 +215,7 @@ class Preparation(Checked):
             )
         ranks = np.argsort(values)
         label = ranks[np.searchsorted(values, self.turned(mask.array, mask), sorter=ranks)]
-        return geometry.resample_nearest(label.astype(np.uint8), self.shape(mask))
+        return geometry.resample_labels(label.astype(np.uint8), self.shape(mask))
 
     def to_mask(self, label: Integer[np.ndarray, "*s"]) -> Integer[np.ndarray, "*s"]:
         """Classes as the values that stand for them in masks."""

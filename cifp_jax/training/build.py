@@ -13,6 +13,7 @@ from cifp_jax import augmentation, parallel, processes
 from cifp_jax.config import Config
 from cifp_jax.data import phantom, sources, splits
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.data.whole_slices import slice_frame
 from cifp_jax.mesh import batch_share, make_mesh
 from cifp_jax.methods import METHODS, Method
 from cifp_jax.models import make_network
@@ -130,8 +131,7 @@ def make_iterator(config: Config, split: splits.Split) -> Any:
         layout=find_layout(data.name),
         classes=config.model.classes,
         channels=data.channels,
-        center_crop=data.center_crop,
-        interpolation=data.interpolation,
+        frame=slice_frame(data),
         weak_slices=config.augmentation.name == "weak",
         downsample=data.downsample,
         patch_size=crop_size(config),

@@ -50,11 +50,12 @@ def check_config(config: Config, *, trains: bool = True) -> None:
             f"prepared at a spacing of your choice are averaged down. Choose a smaller patch, or "
             f"prepare the scans at a larger spacing."
         )
-    if config.data.center_crop and not layout.predicts_whole_slices:
-        raise ValueError(
-            f"config.data.center_crop serves whole slices, such as those of acdc, and not "
-            f"{config.data.name}, whose crops lie anywhere; set config.data.center_crop=0."
-        )
+    for name in ("largest_side", "center_crop"):
+        if config.data[name] and not layout.predicts_whole_slices:
+            raise ValueError(
+                f"config.data.{name} serves whole slices, such as those of acdc, and not "
+                f"{config.data.name}, whose crops lie anywhere; set config.data.{name}=0."
+            )
     if config.data.channels > 1 and not layout.may_have_channels:
         raise ValueError(
             f"config.data.channels must be 1 for {config.data.name}, whose images have no more."

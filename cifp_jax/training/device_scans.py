@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
-from cifp_jax.data import sources, transforms
+from cifp_jax.data import sources, whole_slices
 from cifp_jax.data.splits import Split
 from cifp_jax.data.transforms import Arrays
 
@@ -80,7 +80,7 @@ def stack_scans(
             case, classes=classes, rank=3, labels=i < labeled, downsample=downsample
         )
         size = scan["image"].shape
-        first = [before for before, _ in transforms.padding(size, patch_size)]
+        first = [before for before, _ in whole_slices.padding(size, patch_size)]
         box = tuple(slice(b, b + n) for b, n in zip(first, size, strict=True))
         for key, array in scan.items():
             stacks[key][i][box] = array

@@ -12,6 +12,7 @@ from clu.parameter_overview import count_parameters
 from cifp_jax import parallel, processes
 from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
+from cifp_jax.data.whole_slices import slice_frame
 from cifp_jax.files import locked, write_text
 from cifp_jax.inference import prediction
 from cifp_jax.mesh import make_mesh
@@ -84,11 +85,11 @@ def train(
       CaseError: a case could not be predicted or scored.
     """
     training_cases = split.labeled + split.unlabeled
-    crop = config.data.center_crop
-    if crop and (smaller := sources.count_smaller(training_cases, crop)):
+    frame = slice_frame(config.data)
+    if frame.center_crop and (smaller := sources.count_smaller(training_cases, frame)):
         CONSOLE.print(
             f"{smaller} of {len(training_cases)} slices are smaller than config.data.center_crop="
-            f"{crop} and are padded with zeros"
+            f"{frame.center_crop} and are padded with zeros"
         )
     state = build.make_state(config)
     checks.check_step(config, state)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cifp_jax.config import Config, default_config
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.data.whole_slices import SliceFrame
 from cifp_jax.inference.prediction import preparation
 from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import load_weights, misfit, shapes_of
@@ -19,7 +20,8 @@ from cifp_jax.training.state import network_variables
 
 # What a run keeps from its start to its end and to its evaluation.
 _SAME = (
-    *("method.name", "data.name", "data.center_crop", "data.interpolation", "data.downsample"),
+    *("method.name", "data.name", "data.downsample"),
+    *(f"data.{name}" for name in SliceFrame._fields),
     *("model", "augmentation", "preparation"),
 )
 

@@ -12,6 +12,7 @@ import numpy as np
 from cifp_jax import parallel, processes
 from cifp_jax.config import Config
 from cifp_jax.data import sources, splits
+from cifp_jax.data.whole_slices import SliceFrame
 from cifp_jax.evaluation import calibration, metrics
 from cifp_jax.evaluation.evaluate import Evaluation, Row, evaluate_cases
 from cifp_jax.inference import prediction
@@ -128,7 +129,7 @@ def score_weights(
             )
     config = config.copy_and_resolve_references()
     config.model.update(facts["network"])
-    sizes = ("patch_size", "downsample", "center_crop", "interpolation")
+    sizes = ("patch_size", "downsample", *SliceFrame._fields)
     config.data.update({key: facts["data"][key] for key in sizes if key in facts["data"]})
     kept = {key: facts.get(key) for key in ("step", "weights", "method", "seed")}
     network = _Network(
