@@ -90,6 +90,11 @@ NETWORKS = {
         1: ("ablation_cpu_own_networks/acdc3_network_seed1", "ablation_cpu_own_networks"),
         2: ("ablation_cpu_own_networks/acdc3_network_seed2", "ablation_cpu_own_networks"),
     },
+    7: {
+        0: ("acdc_cpu/acdc7_supervised_0", "ablation_cpu_first_network"),
+        1: ("ablation_cpu_own_networks/acdc7_network_seed1", "ablation_cpu_own_networks"),
+        2: ("ablation_cpu_own_networks/acdc7_network_seed2", "ablation_cpu_own_networks"),
+    },
 }
 
 

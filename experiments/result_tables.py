@@ -159,8 +159,8 @@ def model_card(name: str) -> str:
     statistics = f", batch statistics of {anew['images']:,} unchanged images" if anew else ""
     sentence = paragraph(
         f"{said['cases']} {said['list']} cases, {said['checkpoint']} checkpoint (step "
-        f"{said['step']:,}), seed {said['seed']}{statistics}; {len(patients['labeled'])} labelled and "
-        f"{len(patients['unlabeled'])} unlabelled patients in its training list."
+        f"{said['step']:,}), seed {said['seed']}{statistics}; {len(patients['labeled'])} labelled "
+        f"and {len(patients['unlabeled'])} unlabelled patients in its training list."
     )
     return f"{markdown(head, rows)}\n\n{sentence}"
 

@@ -167,6 +167,15 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_is_evaluated_again_keeps_the_seed_that_it_was_trained_with(trained):
+    config, run, _ = trained
+    again = config.copy_and_resolve_references()
+    again.seed, again.evaluation.empty = 5, "literature"
+    for summary in scoring.score_run(again, build.make_split(config), run).values():
+        assert summary["facts"]["seed"] == config.seed != 5
+        assert summary["facts"]["empty"] == "literature"
+
+
 def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
     config, run, _ = trained
     out = tmp_path / "weights.safetensors"

@@ -81,6 +81,8 @@ def limited_shape(shape: Sequence[int], largest_side: int) -> tuple[int, ...]:
 def _enlarged(
     probabilities: Float[np.ndarray, "z h w k"], shape: Sequence[int], interpolation: str
 ) -> Float[np.ndarray, "z H W k"]:
+    if probabilities.shape[1:3] == tuple(shape):
+        return probabilities
     if interpolation == "linear":
         return geometry.resample_linear(probabilities, (len(probabilities), *shape))
     return np.moveaxis(zoom_nearest(np.moveaxis(probabilities, -1, 1), shape), 1, -1)

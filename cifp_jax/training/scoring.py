@@ -93,14 +93,17 @@ def score_run(config: Config, split: splits.Split, workdir: pathlib.Path) -> dic
     run_folder.check_same(config, workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.reported("last")  # raises where there is none
+        # How it was trained is the run's to say; how it is evaluated, that of `config`.
+        trained = run_folder.load_config(workdir)
+        trained.evaluation = config.evaluation
         return _score(
             config,
-            _checkpoint_networks(config, checkpoints),
+            _checkpoint_networks(config, checkpoints, seed=trained.seed),
             split,
             workdir / "evaluation",
             page=workdir,
             title=config.method.name,
-            settings=json.loads(build.describe(config)),
+            settings=json.loads(build.describe(trained)),
         )
 
 
@@ -150,7 +153,9 @@ def score_weights(
     )
 
 
-def _checkpoint_networks(config: Config, checkpoints: Checkpoints) -> Iterator[_Network]:
+def _checkpoint_networks(
+    config: Config, checkpoints: Checkpoints, *, seed: int
+) -> Iterator[_Network]:
     """The last and the best network of a run that holds a checkpoint, one at a time."""
     steps = {"last": checkpoints.last(), "best": checkpoints.best()}
     chosen = config.evaluation.report if steps["best"] is not None else "last"
@@ -165,7 +170,7 @@ def _checkpoint_networks(config: Config, checkpoints: Checkpoints) -> Iterator[_
                 "step": step,
                 "weights": config.evaluation.weights,
                 "method": config.method.name,
-                "seed": config.seed,
+                "seed": seed,
                 "hardware": parallel.hardware(),
             }
             variables = network_variables(state, config.evaluation.weights)
