@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.out,
         form=given.format,
         half=given.float16,
-        data=given.batch_stats_from,
+        batch_stats_from=given.batch_stats_from,
     )
 
 

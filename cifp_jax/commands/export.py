@@ -71,7 +71,7 @@ def export(
     *,
     form: str = "flax",
     half: bool = False,
-    data: pathlib.Path | None = None,
+    batch_stats_from: pathlib.Path | None = None,
 ) -> None:
     """Writes a network to a file, which appears whole or not at all.
 
@@ -81,8 +81,8 @@ def export(
         formats say of themselves.
       form: flax, torch, onnx or stablehlo.
       half: parameters of the format flax as float16.
-      data: where given, the folder of the network's data, on whose training images its batch
-        statistics are estimated anew.
+      batch_stats_from: where given, the folder of the network's data, on whose training images its
+        batch statistics are estimated anew.
 
     Raises:
       FileNotFoundError, ValueError: the source or the data cannot be read, or the network not be
@@ -95,23 +95,23 @@ def export(
         weights = load_weights(source)
     else:
         weights = weights_of_run(source)
-    if data:
-        weights = with_new_batch_stats(weights, data)
+    if batch_stats_from:
+        weights = with_new_batch_stats(weights, batch_stats_from)
     if form == "flax":
         save_weights(out, weights, half=half)
         return
     variables, facts = weights
-    network, cut = facts["network"], facts["data"]
+    network, data = facts["network"], facts["data"]
     said = {name: json.dumps(value) for name, value in facts.items()}
-    channels = cut["channels"]
+    channels = data["channels"]
     if form == "torch":
         tensors = to_torch(network["name"], variables)
         made = safetensors.numpy.save(tensors, metadata={**said, "format": "pt"})
     elif form == "onnx":
-        rank = find_layout(cut["name"]).rank
+        rank = find_layout(data["name"]).rank
         made = onnx_model(variables, network, rank=rank, channels=channels, metadata=said)
     else:
-        sides = cut["patch_size"]
+        sides = data["patch_size"]
         made = stablehlo_program(variables, network, patch_size=sides, channels=channels)
         write_json(out.with_name(f"{out.name}.json"), facts)
     with whole(out) as partial:

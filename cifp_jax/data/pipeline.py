@@ -125,7 +125,7 @@ def _read_slice(
     frame: SliceFrame,
     size: Sequence[int] | None,
 ) -> Arrays:
-    """What of a slice is seen and, where a `size` is given, in that, so that the cache holds it."""
+    """What of a slice is seen, in the `size` that is given or its own; the cache holds it so."""
     return frame.cut(read(case)) if size is None else frame.see(read(case), size)
 
 

@@ -50,6 +50,16 @@ def _turn(arrays: Arrays, quarter_turns: int, mirrored_axis: int) -> Arrays:
     return {k: np.flip(np.rot90(a, quarter_turns), mirrored_axis) for k, a in arrays.items()}
 
 
+def draw_starts(
+    rng: np.random.Generator, shape: Sequence[int], size: Sequence[int]
+) -> tuple[int, ...]:
+    """First voxels of a box of `size` in an image of `shape`, whose channels may stand behind.
+
+    All places are equally likely; a side that is shorter than the box begins at 0.
+    """
+    return tuple(int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, size, strict=False))
+
+
 class ScanCrop(NamedTuple):
     """What is drawn for one crop of a scan of shape (X, Y, Z)."""
 
@@ -66,10 +76,7 @@ def draw_scan_crop(
     quarter_turns, mirrored_axis = int(rng.integers(4)), int(rng.integers(2))
     x, y, z = patch_size
     size = (x, y, z) if quarter_turns % 2 == 0 else (y, x, z)
-    room = [max(n - p, 0) for n, p in zip(shape, size, strict=True)]
-    return ScanCrop(
-        tuple(int(rng.integers(n + 1)) for n in room), size, quarter_turns, mirrored_axis
-    )
+    return ScanCrop(draw_starts(rng, shape, size), size, quarter_turns, mirrored_axis)
 
 
 def weak_scan(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int]) -> Arrays:
@@ -119,14 +126,13 @@ def weak_crop(rng: np.random.Generator, arrays: Arrays, patch_size: Sequence[int
     size = list(patch_size)
     if turns and quarter_turns % 2:
         size[:2] = size[1], size[0]
-    room = [max(n - p, 0) for n, p in zip(arrays["image"].shape, size, strict=False)]
-    starts = [int(rng.integers(n + 1)) for n in room]
+    starts = draw_starts(rng, arrays["image"].shape, size)
     label = arrays.get("label")
     if label is not None and rng.random() < FOREGROUND_SHARE and label.any():
         chosen = np.flatnonzero(label == rng.choice(np.unique(label[label > 0])))
         voxel = np.unravel_index(rng.choice(chosen), label.shape)
-        middle = zip(voxel, size, room, strict=True)
-        starts = [int(np.clip(v - p // 2, 0, most)) for v, p, most in middle]
+        around = zip(voxel, size, label.shape, strict=True)
+        starts = [int(np.clip(v - p // 2, 0, max(n - p, 0))) for v, p, n in around]
     arrays = crop(arrays, starts, size)
     return _turn(arrays, quarter_turns, mirrored_axis) if turns else arrays
 

@@ -91,8 +91,7 @@ def _batches(
         )
         if layout.predicts_whole_slices:
             return slice_frame(data).see(arrays, patch)["image"]
-        pairs = zip(arrays["image"].shape, patch, strict=False)
-        starts = [int(rng.integers(max(n - p, 0) + 1)) for n, p in pairs]
+        starts = transforms.draw_starts(rng, arrays["image"].shape, patch)
         return transforms.crop(arrays, starts, patch)["image"]
 
     rounds = -(-count * size // len(cases))

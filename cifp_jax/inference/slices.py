@@ -27,9 +27,9 @@ def make_slicewise(
     """Builds `predict_volume(variables, volume) -> probabilities` of a 2D network.
 
     Of each slice the `frame` is seen, in the size `patch_size`, and its probabilities are brought
-    back; around it stands background. Nearest neighbour, the field's rule, only
-    picks pixels, so the argmax of the result is the label map that the field gets by resizing the
-    argmax. Linear interpolation is more exact. One compilation serves all volumes.
+    back; around it stands background. Nearest neighbour, the field's rule, only picks pixels, so
+    the argmax of the result is the label map that the field gets by resizing the argmax. Linear
+    interpolation is more exact. One compilation serves all volumes.
 
     Args:
       apply: `(variables, slices (n, h, w, 1)) -> logits (n, h, w, classes)`.
