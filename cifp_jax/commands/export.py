@@ -19,10 +19,7 @@ from cifp_jax.inference import prediction
 from cifp_jax.inference.batch_stats import with_new_batch_stats
 from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
-from cifp_jax.training import build
-from cifp_jax.training.checkpoint import Checkpoints
-from cifp_jax.training.run_folder import load_config, load_network
-from cifp_jax.training.state import network_variables
+from cifp_jax.training.run_folder import config_of_weights, load_config, reported_network
 
 
 def weights_of_run(run: pathlib.Path) -> Weights:
@@ -33,13 +30,11 @@ def weights_of_run(run: pathlib.Path) -> Weights:
     """
     config = load_config(run)
     data = config.data
-    # Before the state is made: a missing list is the likelier fault.
+    # Before the network is read: a missing list is the likelier fault.
     split = splits.load_split(
         data.name, pathlib.Path(data.root), labeled=data.labeled, validation=data.validation
     )
-    with Checkpoints(run / "checkpoints") as checkpoints:
-        step = checkpoints.reported(config.evaluation.report)
-        state = checkpoints.restore(build.make_state(config), step)
+    variables, step = reported_network(run, config)
     names = {"labeled": split.labeled, "unlabeled": split.unlabeled}
     patients = {
         kind: list(dict.fromkeys(splits.patient(case.name) for case in cases))
@@ -62,7 +57,7 @@ def weights_of_run(run: pathlib.Path) -> Weights:
         "weights": config.evaluation.weights,
         "training_list": patients,
     }
-    return Weights(network_variables(state, config.evaluation.weights), facts)
+    return Weights(variables, facts)
 
 
 def export(
@@ -91,8 +86,8 @@ def export(
     """
     source = find_weights(source)
     if source.is_file():
-        load_network(source)  # refuses what does not fit its header
         weights = load_weights(source)
+        config_of_weights(source, weights)  # refuses what does not fit its header
     else:
         weights = weights_of_run(source)
     if batch_stats_from:

@@ -14,7 +14,7 @@ from cifp_jax.data.layouts import find_layout
 from cifp_jax.data.whole_slices import SliceFrame
 from cifp_jax.inference.prediction import preparation
 from cifp_jax.inference.released import find_weights
-from cifp_jax.inference.weights import load_weights, misfit, shapes_of
+from cifp_jax.inference.weights import Weights, load_weights, misfit, shapes_of
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.training.state import network_variables
 
@@ -118,28 +118,51 @@ def load_network(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
     path = find_weights(path)
     if path.is_file():
         weights = load_weights(path)
-        config = default_config()
-        try:
-            config.model.update(weights.facts["network"])
-            config.data.update(weights.facts["data"])
-            config.preparation.update(_tuples(weights.facts["preparation"]))
-            config.evaluation.update(weights.facts["evaluation"])
-            rank = find_layout(config.data.name).rank
-            shapes = shapes_of(config.model.to_dict(), rank, config.data.channels)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: its header does not say what network it holds ({error}). It may be of a "
-                f"newer version; write it again with `python -m cifp_jax.export`."
-            ) from error
-        if wrong := misfit(weights.variables, shapes):
-            raise ValueError(f"{path}: {wrong} Write it again with `python -m cifp_jax.export`.")
-        return config, weights.variables
+        return config_of_weights(path, weights), weights.variables
+    config = load_config(path)
+    return config, reported_network(path, config)[0]
+
+
+def config_of_weights(path: pathlib.Path, weights: Weights) -> Config:
+    """Configuration of a network from a file.
+
+    Args:
+      path: of the file, for messages.
+      weights: what it holds.
+
+    Raises:
+      ValueError: the header does not name a network, or the variables are of another one.
+    """
+    config = default_config()
+    try:
+        config.model.update(weights.facts["network"])
+        config.data.update(weights.facts["data"])
+        config.preparation.update(_tuples(weights.facts["preparation"]))
+        config.evaluation.update(weights.facts["evaluation"])
+        rank = find_layout(config.data.name).rank
+        shapes = shapes_of(config.model.to_dict(), rank, config.data.channels)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: its header does not say what network it holds ({error}). It may be of a "
+            f"newer version; write it again with `python -m cifp_jax.export`."
+        ) from error
+    if wrong := misfit(weights.variables, shapes):
+        raise ValueError(f"{path}: {wrong} Write it again with `python -m cifp_jax.export`.")
+    return config
+
+
+def reported_network(workdir: pathlib.Path, config: Config) -> tuple[dict[str, Any], int]:
+    """The variables that the run in `workdir` reports, and the step of their checkpoint.
+
+    Raises:
+      FileNotFoundError: the run holds no checkpoint.
+      ValueError: the checkpoint is of another configuration.
+    """
     # A file of weights needs neither, and Orbax takes long to import.
     from cifp_jax.training import build
     from cifp_jax.training.checkpoint import Checkpoints
 
-    config = load_config(path)
-    with Checkpoints(path / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.reported(config.evaluation.report)
         state = checkpoints.restore(build.make_state(config), step)
-    return config, network_variables(state, config.evaluation.weights)
+    return network_variables(state, config.evaluation.weights), step
