@@ -49,9 +49,7 @@ def jitter(key: Key[Array, ""], image: Float[Array, "*spatial c"]) -> Float[Arra
     apply, brightness, contrast = jax.random.uniform(key, (3,))
     low, high = JITTER
     brightness, contrast = low + (high - low) * brightness, low + (high - low) * contrast
-    dark, mean = jnp.min(image), jnp.mean(image)
-    mean = dark + brightness * (mean - dark)
-    changed = mean + contrast * (dark + brightness * (image - dark) - mean)
+    changed = intensity.contrast(intensity.brighten(image, brightness), contrast)
     return jnp.where(apply < JITTER_PROBABILITY, changed, image)
 
 
