@@ -13,7 +13,6 @@ grown by more than 5 % is an error.
   resumed and evaluated
 """
 
-import argparse
 import functools
 import importlib.metadata
 import json
@@ -159,11 +158,7 @@ def known() -> dict[str, Figures]:
 
 def main() -> int:
     """Runs the command; returns its exit status: 1 where a figure has grown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.command("check", __doc__, out=False)
     parser.add_argument("--update", action="store_true", help="write the figures that are found")
     parser.add_argument("--only", default="", help="works whose name contains this")
     arguments = parser.parse_args()

@@ -5,9 +5,7 @@ cache of compiled programs. Seconds of the clock are what a person waits; those 
 over all cores, also mean something where other work is running.
 """
 
-import argparse
 import importlib
-import pathlib
 import time
 from typing import Any
 
@@ -48,18 +46,8 @@ def compile_seconds(name: str, method: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compilation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.command("compilation", __doc__)
     parser.add_argument("--only", default="", help="works whose name contains this")
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("benchmarks/results/compilation.json"),
-        help="the JSON that is written",
-    )
     arguments = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     host.keep_memory()

@@ -50,11 +50,7 @@ def evaluated(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.inference",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.command("inference", __doc__, out=False)
     parser.add_argument("--quick", action="store_true", help="fewer windows, one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--batch", type=int, default=2, help="windows or slices in one pass")

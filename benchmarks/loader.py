@@ -6,10 +6,8 @@ unlabelled cases in an order of the same kind, the same augmentation, the same c
 worker processes, each of which reads in one thread.
 """
 
-import argparse
 import functools
 import itertools
-import pathlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -161,23 +159,13 @@ def waiting(options: dict[str, Any], steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loader",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.command("loader", __doc__)
     parser.add_argument("--layout", choices=("acdc", "la"), default="acdc")
     parser.add_argument("--root", default="", help="folder of real files; default: phantoms")
     parser.add_argument("--labeled", type=int, default=7, help="labelled patients or scans")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; 1 or more")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument("--steps", type=int, default=0, help="steps of the waiting share; 0: none")
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("benchmarks/results/loader.json"),
-        help="the JSON that is written",
-    )
     args = parser.parse_args()
     if args.workers < 1:
         parser.error("--workers: 1 or more, as without any only PyTorch reads in the main thread")

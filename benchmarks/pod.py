@@ -19,12 +19,10 @@ Most of compiling for a TPU is the search for the fastest form of every convolut
 these counts little. `--effort=-1`, the default here, leaves it out; 0 is what a training run gets.
 """
 
-import argparse
 import importlib
 import json
 import multiprocessing
 import os
-import pathlib
 import queue
 import threading
 import time
@@ -185,22 +183,12 @@ def in_a_process(cell: Cell, limit: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.pod",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.command("pod", __doc__)
     parser.add_argument("--only", default="", help="programs whose name contains this")
     parser.add_argument(
         "--effort", type=float, default=-1.0, help="of the search for fast forms, from -1 to 1"
     )
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one program")
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("benchmarks/results/pod.json"),
-        help="the JSON that is written",
-    )
     args = parser.parse_args()
     os.environ |= WITHOUT_CHIPS | {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(args.effort)}
     known = json.loads(args.out.read_text())["programs"] if args.out.exists() else {}

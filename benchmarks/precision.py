@@ -5,7 +5,6 @@ that was stopped goes on. On a CPU without a unit for bfloat16 it is many times 
 and only the curves mean anything.
 """
 
-import argparse
 import pathlib
 import subprocess
 import sys
@@ -32,21 +31,11 @@ def run(config: str, precision: str, steps: int, workdir: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.precision",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.command("precision", __doc__)
     parser.add_argument("--config", default="configs/demo.py", help="configuration of the runs")
     parser.add_argument("--steps", type=int, default=300, help="of each run")
     parser.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/precision"), help="their folder"
-    )
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("benchmarks/results/precision.json"),
-        help="the JSON that is written",
     )
     args = parser.parse_args()
     rows = []

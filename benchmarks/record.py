@@ -1,5 +1,6 @@
 """Rows of results as a table in the terminal and as JSON with hardware and versions."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -15,6 +16,23 @@ from benchmarks.sides import Result, SideError
 
 CONSOLE = Console(highlight=False)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "scipy", "medpy")
+
+
+def command(name: str, description: str | None, *, out: bool = True) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.<name>`, with `--out` where one JSON is written."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if out:
+        parser.add_argument(
+            "--out",
+            type=pathlib.Path,
+            default=pathlib.Path(f"benchmarks/results/{name}.json"),
+            help="the JSON that is written",
+        )
+    return parser
 
 
 def machine() -> dict[str, Any]:

@@ -14,8 +14,6 @@ the operations of the plain step and the bytes of this one. That is an estimate:
 measured, and a program compiled for that chip reads and writes other bytes.
 """
 
-import argparse
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,11 +58,7 @@ def show_estimates(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = record.command("step", __doc__)
     parser.add_argument("--quick", action="store_true", help="supervised steps only, three turns")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
     parser.add_argument("--only", default="", help="works whose name contains this")
@@ -73,12 +67,6 @@ def main() -> None:
         choices=("float32", "bfloat16"),
         default="float32",
         help="config.precision here, autocast in PyTorch",
-    )
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("benchmarks/results/step.json"),
-        help="the JSON that is written",
     )
     args = parser.parse_args()
     limits = jax_works.limits()
