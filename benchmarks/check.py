@@ -158,7 +158,7 @@ def known() -> dict[str, Figures]:
 
 def main() -> int:
     """Runs the command; returns its exit status: 1 where a figure has grown."""
-    parser = record.command("check", __doc__, out=False)
+    parser = record.command("check", __doc__)
     parser.add_argument("--update", action="store_true", help="write the figures that are found")
     parser.add_argument("--only", default="", help="works whose name contains this")
     arguments = parser.parse_args()

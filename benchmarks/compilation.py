@@ -6,6 +6,7 @@ over all cores, also mean something where other work is running.
 """
 
 import importlib
+import pathlib
 import time
 from typing import Any
 
@@ -48,6 +49,12 @@ def compile_seconds(name: str, method: str) -> dict[str, float]:
 def main() -> None:
     parser = record.command("compilation", __doc__)
     parser.add_argument("--only", default="", help="works whose name contains this")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/compilation.json"),
+        help="the JSON that is written",
+    )
     arguments = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     host.keep_memory()

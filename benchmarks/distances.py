@@ -4,6 +4,7 @@ Two label maps of the size of an LA scan and of an ACDC volume: a ball, and the 
 aside with a noisy border. Equality of the values has tests of its own.
 """
 
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,6 +49,12 @@ def medpy(*, shape: Sequence[int]) -> Work:
 def main() -> None:
     parser = record.command("distances", __doc__)
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/distances.json"),
+        help="the JSON that is written",
+    )
     args = parser.parse_args()
     rows = []
     for name, shape in SHAPES.items():

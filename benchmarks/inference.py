@@ -50,7 +50,7 @@ def evaluated(
 
 
 def main() -> None:
-    parser = record.command("inference", __doc__, out=False)
+    parser = record.command("inference", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer windows, one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--batch", type=int, default=2, help="windows or slices in one pass")

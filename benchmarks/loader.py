@@ -8,6 +8,7 @@ worker processes, each of which reads in one thread.
 
 import functools
 import itertools
+import pathlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -166,6 +167,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that read; 1 or more")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument("--steps", type=int, default=0, help="steps of the waiting share; 0: none")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/loader.json"),
+        help="the JSON that is written",
+    )
     args = parser.parse_args()
     if args.workers < 1:
         parser.error("--workers: 1 or more, as without any only PyTorch reads in the main thread")

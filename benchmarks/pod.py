@@ -23,6 +23,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import pathlib
 import queue
 import threading
 import time
@@ -189,6 +190,12 @@ def main() -> None:
         "--effort", type=float, default=-1.0, help="of the search for fast forms, from -1 to 1"
     )
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one program")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/pod.json"),
+        help="the JSON that is written",
+    )
     args = parser.parse_args()
     os.environ |= WITHOUT_CHIPS | {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(args.effort)}
     known = json.loads(args.out.read_text())["programs"] if args.out.exists() else {}

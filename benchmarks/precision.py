@@ -37,6 +37,12 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("runs/precision"), help="their folder"
     )
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/precision.json"),
+        help="the JSON that is written",
+    )
     args = parser.parse_args()
     rows = []
     figure = Figure(figsize=(6, 3.5), layout="constrained")

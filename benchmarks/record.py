@@ -18,21 +18,13 @@ CONSOLE = Console(highlight=False)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "scipy", "medpy")
 
 
-def command(name: str, description: str | None, *, out: bool = True) -> argparse.ArgumentParser:
-    """The parser of `python -m benchmarks.<name>`, with `--out` where one JSON is written."""
-    parser = argparse.ArgumentParser(
+def command(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.<name>`, which shows the module's text as it is."""
+    return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if out:
-        parser.add_argument(
-            "--out",
-            type=pathlib.Path,
-            default=pathlib.Path(f"benchmarks/results/{name}.json"),
-            help="the JSON that is written",
-        )
-    return parser
 
 
 def machine() -> dict[str, Any]:

@@ -14,6 +14,7 @@ the operations of the plain step and the bytes of this one. That is an estimate:
 measured, and a program compiled for that chip reads and writes other bytes.
 """
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,12 @@ def main() -> None:
         choices=("float32", "bfloat16"),
         default="float32",
         help="config.precision here, autocast in PyTorch",
+    )
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("benchmarks/results/step.json"),
+        help="the JSON that is written",
     )
     args = parser.parse_args()
     limits = jax_works.limits()

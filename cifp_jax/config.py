@@ -32,7 +32,10 @@ class Data(Checked):
         8, "Labelled patients (of LA: scans) from the start of the training list.", low=1
     )
     validation: int = setting(
-        0, "Of LA: unlabelled scans set aside from the end of the training list.", low=0
+        0,
+        "Where there is no list of validation cases, as of LA: patients set aside from the end of "
+        "the training list.",
+        low=0,
     )
     test_list: str = setting("", "The file of test cases; empty: none.")
     channels: int = setting(1, "Channels of the images.", low=1)
@@ -53,7 +56,11 @@ class Data(Checked):
         unit="pixels",
     )
     interpolation: str = setting("nearest", "How whole slices are resized.", options=INTERPOLATIONS)
-    downsample: int = setting(1, "The factor by which 3D scans are averaged down.", low=1)
+    downsample: int = setting(
+        1,
+        "The factor by which 3D scans are averaged down; 1 for slices and data of `prepare`.",
+        low=1,
+    )
     batch_labeled: int = setting(12, "Labelled images in a batch, over all devices.", low=1)
     batch_unlabeled: int = setting(12, "Unlabelled images in a batch, over all devices.", low=1)
     workers: int = setting(0, "Processes of Grain that read; 0: threads of this process do.", low=0)
@@ -61,7 +68,7 @@ class Data(Checked):
         4.0, "Decoded scans that each process keeps in memory.", low=0, unit="GiB"
     )
     on_device: bool = setting(
-        False, "Of LA: whether scans lie in the device's memory and are cropped there."
+        False, "Of LA and its like: whether scans lie in the device's memory and are cropped there."
     )
     phantoms: int = setting(
         0, "So many synthetic training cases are written to the root first, if it has none.", low=0
