@@ -3,19 +3,20 @@
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import pathlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 
 _REASONS = {
-    errno.ENOSPC: "no room is left on the disk. Free some",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "no room is left on the disk. Free some"),
     **dict.fromkeys((errno.EACCES, errno.EROFS, errno.EPERM), "it may not be written"),
     **dict.fromkeys(
         (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY),
@@ -91,18 +92,30 @@ def staged(folder: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
         try:
             yield stage
             names = sorted((path.name for path in stage.iterdir()), key=lambda name: name != key)
-            before = stage / ".before"
-            before.mkdir()
-            for name in names:
-                if (folder / name).exists():
-                    (folder / name).rename(before / name)
-            for name in reversed(names):
-                (stage / name).rename(folder / name)
+            _exchange(stage, folder, names)
         finally:
             shutil.rmtree(stage)
             if made:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # where nothing was written
+
+
+def _exchange(stage: pathlib.Path, folder: pathlib.Path, names: Sequence[str]) -> None:
+    """Moves entries of `stage` to `folder`; whatever stops it, all of them go back first."""
+    before = stage / ".before"
+    before.mkdir()
+    moves = [(folder / name, before / name) for name in names if (folder / name).exists()]
+    moves += [(stage / name, folder / name) for name in reversed(names)]
+    done: list[tuple[pathlib.Path, pathlib.Path]] = []
+    try:
+        for source, target in moves:
+            done.append((source, target))
+            source.rename(target)
+    except BaseException:
+        for source, target in reversed(done):
+            if not source.exists():
+                target.rename(source)
+        raise
 
 
 def make_folder(path: pathlib.Path) -> None:
@@ -166,7 +179,9 @@ def write_record(
       attributes: of the file.
       sliced: compress each slice of the first axis by itself, so that one is read without the rest.
     """
-    with whole(path) as partial, h5py.File(partial, "w") as file:
+    # In memory first: where the disk is full, HDF5 fails anew as it closes, and brings Python down.
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
         for key, array in arrays.items():
             if sliced:
                 chunks = (1, *array.shape[1:])
@@ -175,6 +190,8 @@ def write_record(
                 file.create_dataset(key, data=array)
         for name, value in (attributes or {}).items():
             file.attrs[name] = value
+    with whole(path) as partial:
+        partial.write_bytes(made.getbuffer())
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

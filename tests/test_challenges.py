@@ -146,3 +146,19 @@ def test_the_rest_is_prepared(raw_la, tmp_path, capsys):
     assert "2 case(s) were left out" in printed
     assert "a/laendo.nrrd: this file is missing" in printed
     assert "b/lgemri.nrrd: it cannot be read" in printed
+
+
+def test_acdc_in_two_formats_and_without_masks(tmp_path, capsys):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    for ending in (".nii", ".nii.gz"):
+        for frame in ("01", "12"):
+            save(raw / f"patient001/patient001_frame{frame}{ending}", image)
+    assert sorted(challenges.find_acdc(raw)) == ["patient001_frame01", "patient001_frame02"]
+    out.mkdir()
+    (out / "train_slices.list").write_text("before")
+    assert prepare.main([str(raw), str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "none of the scans can be prepared" in printed
+    assert "patient001_frame12_gt.nii" in printed
+    assert (out / "train_slices.list").read_text() == "before"

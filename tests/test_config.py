@@ -107,3 +107,28 @@ def test_a_run_with_other_settings_is_refused(change, answer, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(written | change))
     with pytest.raises(ValueError, match=answer):
         run_folder.load_config(tmp_path)
+
+
+def test_a_run_on_data_that_was_prepared_again_is_refused(tmp_path):
+    """What it was trained on may be among the cases that would be scored."""
+    config = default_config()
+    config.data.update(name="volumes", identity="first")
+    config.preparation.label_names = ("background", "tumor")
+    (tmp_path / "config.json").write_text(build.describe(config))
+    config.preparation.label_names = ("background", "tumour")  # may be corrected
+    run_folder.check_same(config, tmp_path)
+    config.data.identity = "second"
+    with pytest.raises(ValueError, match=r"prepared again since.*init_from"):
+        run_folder.check_same(config, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["label_names", "label_values"])
+def test_names_and_values_are_one_for_each_class(name):
+    config = default_config()
+    config.data.update(name="volumes", patch_size=(16, 16, 16), batch_labeled=8, batch_unlabeled=8)
+    config.model.update(name="vnet", classes=2)
+    config.evaluation.stride = (8, 8, 8)
+    checks.check_config(config)
+    config.preparation[name] = ("tumour",) if name == "label_names" else (1,)
+    with pytest.raises(ValueError, match=rf"preparation\.{name}=.* one for each of the 2 classes"):
+        checks.check_config(config)

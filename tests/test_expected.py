@@ -98,3 +98,10 @@ def test_scans_of_ones_own_are_held_against_the_plan():
     assert expected.doubts(FILE, scan(0, 1), (90.0, 3.1, 1.0))
     config.preparation.spacing = ()
     assert not prediction.expected(config).doubts(FILE, scan(0, 1), (90.0,) * 3)
+
+
+def test_an_empty_slice_is_no_sign_of_a_mask():
+    """Every n-th voxel would be one of the first slice, where n is the number of slices."""
+    array = np.random.default_rng(0).normal(size=(320, 320, 6))
+    array[..., 0] = 0
+    assert not Expected().doubts(FILE, Volume(array, np.eye(4), FILE), (1.0,) * 3)

@@ -1,6 +1,7 @@
 """Folders of raw scans to arrays, lists and a configuration that trains."""
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -244,3 +245,42 @@ def test_frames_of_a_patient_stay_together(tmp_path):
     assert lists["unlabelled"] == [n.replace("frame01", "frame02") for n in lists["labelled"]]
     split = build.make_split(config_of(tmp_path / "out"))
     assert (len(split.labeled), len(split.unlabeled), len(split.validation)) == (16, 16, 2)
+
+
+def test_where_no_mask_can_be_used_the_reasons_are_told(tmp_path, capsys):
+    """A film of many frames comes first by its name, and is no image of as many channels."""
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    save(scans / "a.nii.gz", np.stack([scan(1)] * 5, -1))
+    for name in "bc":
+        save(scans / f"{name}.nii.gz", scan(1))
+        save(masks / f"{name}.nii.gz", mask(1), np.diag([1.0, 1, 1, 1]))
+    flags = (f"--masks={masks}", "--memory=1")
+    assert prepare.main([str(scans), str(tmp_path / "out"), *flags]) == 1
+    printed = capsys.readouterr().out
+    assert "none of the 2 masks can be used" in printed
+    for name in "bc":
+        assert re.search(rf"- .*{name}\.nii\.gz", printed), printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_whose_name_is_no_utf8_is_listed(tmp_path, capsys):
+    raw = nnunet(tmp_path / "raw", labeled=2)
+    (raw / "imagesTr/M\udcfcller.txt").touch()
+    assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 0
+    assert r"M\udcfcller.txt" in (tmp_path / "out/files.csv").read_text()
+    assert r"M\udcfcller.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("described", "answer"),
+    [
+        ([], "it names no labels"),
+        ({"labels": {"background": 0, "heart": 1}, "channel_names": ["MRI"]}, "its channels are"),
+        ({"labels": {"background": 0, "heart": 1}, "modality": "MRI"}, "its channels are"),
+    ],
+)
+def test_a_description_that_cannot_be_meant(tmp_path, capsys, described, answer):
+    raw = nnunet(tmp_path / "raw", labeled=1)
+    (raw / "dataset.json").write_text(json.dumps(described))
+    assert prepare.main([str(raw), str(tmp_path / "out"), "--memory=1"]) == 1
+    assert f"dataset.json: {answer}" in capsys.readouterr().out

@@ -44,6 +44,12 @@ def test_table_and_page(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ranking", "ranking.csv", "ranking.png"]
 
 
+def test_names_are_no_formulas(tmp_path):
+    name = r"b$\frac$"
+    ranking_page.write_ranking(tmp_path, {name: write(tmp_path, name, 0.5, 0.5, [1.0])})
+    assert (tmp_path / "ranking.png").is_file()
+
+
 def test_the_page_shows_the_first_ones_in_rows_of_four(tmp_path):
     records = {f"{i}": write(tmp_path, f"{i}", 0.1 * i, 0.0, [i]) for i in range(1, 9)}
     cases = {name: ranking_page.read_evidence(path) for name, path in records.items()}

@@ -91,3 +91,14 @@ def test_two_files_of_one_name(tmp_path):
     assert {name: name_of(path) for name, (path,) in cases.items()} == {"a": "a.nii", "b": "b.nii"}
     assert list(ignored) == [tmp_path / "a.nii.gz"]
     assert re.search(r"a\.nii\.gz: .*a\.nii is named alike.*Rename", problems[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["p3 .nii", "\u60a3\u8005\u3000\u4e00.nii", "a\nb.nii", "M\udcfcller.nii"]
+)
+def test_names_that_no_list_can_hold_are_left_out(tmp_path, name):
+    cases, ignored, problems = raw_folders.find_scans(touch(tmp_path, name, "b.nii"))
+    assert list(cases) == ["b"]
+    assert ignored == {tmp_path / name: "a name that no list can hold"}
+    assert problems[0].isprintable()
+    assert "Rename it" in problems[0]

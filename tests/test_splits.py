@@ -72,6 +72,7 @@ def test_acdc_by_patient(acdc):
         ("patient099_frame01_slice_15", "patient099"),
         ("patient099_frame02", "patient099"),
         ("my_case_12_slice_3", "my_case_12"),
+        ("p1_slice_2_slice_0", "p1"),  # a slice of a file that is named as one
         ("06SR5RBREL16DQ6M8LWS", "06SR5RBREL16DQ6M8LWS"),
         ("sub-01_ses-2_T1w_slice_7", "sub-01"),
         ("sub-01x_T1w", "sub-01x"),

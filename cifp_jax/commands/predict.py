@@ -126,7 +126,7 @@ def _segment_all(
                     doubts[name] = f"its mask may be wrong: {'; '.join(ready.doubts)}"
                     CONSOLE.print(f"- {sources[0]}: {doubts[name]}")
             except OSError as error:
-                if error.errno == errno.ENOSPC:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 failures[name] = str(error)
             except Exception as error:  # as above
@@ -181,8 +181,7 @@ def segment_scans(arguments: argparse.Namespace) -> list[str]:
     failures, doubts = _segment_all(config, segmenter, left, arguments.jobs)
     uses = file_report.uses_of_scans(scans, failures, doubts)
     file_report.write_report(output / "files.csv", uses, ignored)
-    tables = [folder.beside("measurements", name) for name in sorted(scans)]
-    join_measurements(output / "measurements.csv", [path for path in tables if path.exists()])
+    join_measurements(output / "measurements.csv", folder.measurements())
     if arguments.rank:
         records_of = {name: folder.beside("ranking", name) for name in scans}
         known = {name: path for name, path in records_of.items() if path.exists()}

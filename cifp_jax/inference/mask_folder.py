@@ -22,8 +22,22 @@ ENDINGS = {
 # Formats whose masks are of the same kind; all others get NIfTI.
 _KEPT = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha", ".mgz": ".mgz"}
 _KEPT[".mgh"] = ".mgz"
+_ALL_ENDINGS = tuple(ENDINGS.values())
 _SCANS = "scans.json"
+_BESIDE = ("probabilities", "uncertainty", "preview", "ranking", "measurements")
 _SAMPLE = 2**16  # bytes
+
+
+def _read_json(file: pathlib.Path) -> Any:
+    """What a file of a mask folder holds; None where there is none."""
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: this is no valid JSON ({error}). Name another folder for the masks."
+        ) from error
 
 
 def ending(source: Source, form: str | None = None) -> str:
@@ -104,13 +118,27 @@ class MaskFolder:
         """Keeps of which scan the mask of this name is."""
         write_json(self.path / _SCANS, self._scans() | {name: self._digests[name]})
 
+    def measurements(self) -> list[pathlib.Path]:
+        """The tables of all scans whose masks are there, of those too that are not given now."""
+        named = sorted({*self._scans(), *self._endings})
+        masked = [n for n in named if any((self.path / f"{n}{e}").exists() for e in _ALL_ENDINGS)]
+        tables = [self.beside("measurements", name) for name in masked]
+        return [table for table in tables if table.exists()]
+
     def _scans(self) -> dict[str, str]:
         """The digests of the scans whose masks are there."""
-        file = self.path / _SCANS
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return _read_json(self.path / _SCANS) or {}
+
+    def _forget(self, name: str) -> None:
+        """Removes all that was written for a scan."""
+        for file in (self.mask(name), *(self.beside(kind, name) for kind in _BESIDE)):
+            file.unlink(missing_ok=True)
 
     def claim(self, network: Mapping[str, Any], *, overwrite: bool) -> None:
         """Makes the folder that of a network, and says so in it.
+
+        What another network or another scan has left under the names of the scans is removed: a
+        run that is stopped would leave it, and the next one take it for its own.
 
         Args:
           network: what the masks are made by, and the names of their values (`labels`).
@@ -121,8 +149,9 @@ class MaskFolder:
             scan of the same name.
         """
         file = self.path / MASKS_MARK
-        there = sorted(p for ending in ENDINGS.values() for p in self.path.glob(f"*{ending}"))
-        if there and (not file.is_file() or json.loads(file.read_text()) != network):
+        of_another = _read_json(file) != network
+        there = sorted(p for ending in _ALL_ENDINGS for p in self.path.glob(f"[!.]*{ending}"))
+        if there and of_another:
             if not overwrite:
                 raise ValueError(
                     f"{there[0]}: this mask was made by another network or with other options. "
@@ -134,12 +163,15 @@ class MaskFolder:
                     f"{kept[0]}: this mask was made by another network and is not made anew, as "
                     f"its scan is not given. Remove it, or name another folder."
                 )
-        for name, known in self._scans().items():
-            given = self._digests.get(name)
-            if given and given != known and self.mask(name).exists() and not overwrite:
+        known = self._scans()
+        replaced = [n for n, now in self._digests.items() if now and known.get(n, now) != now]
+        for name in replaced:
+            if self.mask(name).exists() and not overwrite:
                 raise ValueError(
                     f"{self.mask(name)}: this is the mask of another scan of the same name. Name "
                     f"another folder, or give --overwrite."
                 )
+        for name in self._endings if of_another else replaced:
+            self._forget(name)
         write_json(self.path / "labels.json", network["labels"])
         write_json(file, network)

@@ -80,7 +80,8 @@ def draw_page(
         row, column = divmod(i, columns)
         above, below = axes[2 * row, column], axes[2 * row + 1, column]
         show_slice(above, preview.image, {"solid": preview.label}, (0.0, 255.0))
-        above.set_title(f"{i + 1}. {place.case}\nscore {cases[place.case].score:.3f}", fontsize=9)
+        title = f"{i + 1}. {place.case}\nscore {cases[place.case].score:.3f}"
+        above.set_title(title, fontsize=9, parse_math=False)
         below.imshow(preview.entropy / 255, cmap="magma", vmin=0, vmax=1)
     save_figure(figure, path)
 

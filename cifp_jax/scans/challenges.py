@@ -36,14 +36,15 @@ def find_acdc(raw: pathlib.Path) -> dict[str, pathlib.Path]:
     The challenge numbers the frames of the heart's cycle (01 and 12, say); the field's files
     number the two that have masks.
     """
-    frames: dict[str, list[pathlib.Path]] = defaultdict(list)
+    frames: dict[str, dict[str, pathlib.Path]] = defaultdict(dict)
     for path in sorted(raw.rglob("patient*_frame*.nii*")):
         if match := _FRAME.search(path.name):
-            frames[match[1]].append(path)
+            # One of `frame01.nii` and `frame01.nii.gz`, which some copies hold both of.
+            frames[match[1]].setdefault(match[2], path)
     return {
         f"{patient}_frame{number:02}": path
         for patient, paths in sorted(frames.items())
-        for number, path in enumerate(paths, start=1)
+        for number, (_, path) in enumerate(sorted(paths.items()), start=1)
     }
 
 
@@ -137,6 +138,9 @@ def prepare(
 
     Returns:
       What is wrong with each scan that could not be prepared.
+
+    Raises:
+      ValueError: none could.
     """
     found = find_acdc(raw) if kind == "acdc" else find_la(raw)
     written: dict[str, list[str]] = {}
@@ -150,6 +154,8 @@ def prepare(
             )
         except (ValueError, FileNotFoundError) as error:
             failures.append(str(error))
+    if not written:
+        raise ValueError("\n- ".join(("none of the scans can be prepared:", *failures)))
     if lists is not None:
         for path in sorted(lists.glob("*.list")):
             shutil.copyfile(path, out / path.name)

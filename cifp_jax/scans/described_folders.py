@@ -24,9 +24,18 @@ def _found_if_there(folder: pathlib.Path) -> Found:
 def _described(root: pathlib.Path) -> dict[str, Any]:
     path = root / "dataset.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        described = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: this is no valid JSON ({error}). Correct it.") from error
+    if not isinstance(described, dict) or not isinstance(described.get("labels"), dict):
+        raise ValueError(f'{path}: it names no labels. Add "labels": {{"background": 0, ...}}.')
+    channels = described.get("channel_names") or described.get("modality") or {}
+    if not isinstance(channels, dict) or not all(key.isdigit() for key in channels):
+        raise ValueError(
+            f'{path}: its channels are {channels!r}. Name them as {{"0": "MRI"}}, in '
+            f'"channel_names".'
+        )
+    return described
 
 
 def _named(path: pathlib.Path, labels: Mapping[str, Any]) -> dict[int, str]:
@@ -61,8 +70,6 @@ def read_described(root: pathlib.Path) -> RawData:
     """
     description = _described(root)
     path = root / "dataset.json"
-    if not isinstance(description.get("labels"), dict):
-        raise ValueError(f'{path}: it names no labels. Add "labels": {{"background": 0, ...}}.')
     channels = description.get("channel_names") or description.get("modality") or {}
     count = len(channels) or None
     folders = ("imagesTr", "imagesUn", "imagesTs", "labelsTr", "labelsTs")

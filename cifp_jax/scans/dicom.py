@@ -165,7 +165,10 @@ def read_series(series: Series) -> Volume:
         volume = image.get_volume(dtype=np.float32, apply_real_world_transform=False)
         # Its axes are (z, y, x), and it runs against the normal.
         return Volume(volume.array[::-1].T, affine, series.path)
-    slopes = {float(header.get("RescaleSlope", 1)) for header in headers}
-    fractional = len(slopes) > 1 or any(slope % 1 for slope in slopes)
+    rules = {
+        (float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0)))
+        for header in headers
+    }
+    fractional = len(rules) > 1 or any(number % 1 for rule in rules for number in rule)
     array = _pixels([series.files[i] for i in order], fractional)
     return Volume(array, affine, series.path)

@@ -192,7 +192,14 @@ def discover(path: pathlib.Path, leave_out: Collection[pathlib.Path] = ()) -> Fo
 def _add(found: Found, named: Iterable[tuple[str, Source]]) -> None:
     """Adds scans; of those with one name the first is kept, and the others are problems."""
     for name, source in named:
-        if name in found.scans:
+        # A list has one name on each line.
+        if not name.isprintable() or name != name.strip():
+            found.problems.append(
+                f"{str(source)!a}: its name begins or ends with a space, or holds signs that "
+                f"cannot be printed. Rename it."
+            )
+            found.ignored.update(dict.fromkeys(files_of(source), "a name that no list can hold"))
+        elif name in found.scans:
             first = found.scans[name]
             found.problems.append(
                 f"{source}: {first} is named alike, so both would be the case {name!r}, and only "

@@ -8,7 +8,7 @@ import numpy as np
 
 from cifp_jax.scans import dicom
 from cifp_jax.scans.readers import Source
-from cifp_jax.scans.volumes import Volume
+from cifp_jax.scans.volumes import Volume, sampled
 
 _FEW = 16  # different values; a scan has more, and a mask seldom
 _SAMPLE = 100_000  # voxels that are looked at for that
@@ -60,8 +60,7 @@ class Expected:
                 f"network expects {seen} mm"
             )
         channel = scan.array if scan.array.ndim == 3 else scan.array[..., 0]
-        sample = channel.reshape(-1)[:: max(channel.size // _SAMPLE, 1)]
-        if (values := len(np.unique(sample))) <= _FEW:
+        if (values := len(np.unique(sampled(channel.reshape(-1), _SAMPLE)))) <= _FEW:
             found.append(f"it has {values} different values alone, as a mask has")
         low, high = float(channel.min()), float(channel.max())
         if low < self.intensity[0] or high > self.intensity[1]:

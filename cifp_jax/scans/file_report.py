@@ -53,6 +53,11 @@ def uses_of_scans(
     ]
 
 
+def shown(path: pathlib.Path) -> str:
+    """A path as text that can be written and printed, where its bytes are no UTF-8 too."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 def write_report(
     path: pathlib.Path, uses: Iterable[FileUse], ignored: Mapping[pathlib.Path, str]
 ) -> None:
@@ -61,14 +66,14 @@ def write_report(
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(FileUse._fields)
-        writer.writerows((*uses, *left_out))
+        writer.writerows((shown(use.file), *use[1:]) for use in (*uses, *left_out))
 
 
 def summarize(ignored: Mapping[pathlib.Path, str]) -> list[str]:
     """One line for each reason, with the number of files and some of their names."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for file, why in sorted(ignored.items()):
-        by_reason[why].append(file.name)
+        by_reason[why].append(shown(pathlib.Path(file.name)))
     return [
         f"- ignored {len(names)}: {why} ({', '.join(names[:_SHOWN])}"
         f"{', ...' if len(names) > _SHOWN else ''})"

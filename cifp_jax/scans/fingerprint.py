@@ -13,7 +13,7 @@ from cifp_jax.scans import readers, segmentations, volumes
 from cifp_jax.scans.preparation import MOST_VALUES, Preparation, intensity_range, mask_values
 from cifp_jax.scans.raw_folders import RawCase, RawData
 from cifp_jax.scans.segmentations import Segmentation
-from cifp_jax.scans.volumes import Volume
+from cifp_jax.scans.volumes import Volume, sampled
 
 _SAMPLE = 100_000  # voxels of a scan that its percentiles are taken from
 _FOREGROUND_SAMPLE = 10_000  # labelled voxels of a case that are kept for those of the whole set
@@ -44,12 +44,14 @@ class CaseFacts:
 def count_channels(data: RawData) -> int:
     """How many channels the data set has: as it says itself, else as the first case that is read.
 
+    Cases with a mask come first: a film of many frames is no image of many channels.
+
     Raises:
       ValueError: no case can be read.
     """
     if data.channels:
         return len(data.channels)
-    for case in data.cases:
+    for case in sorted(data.cases, key=lambda case: case.label is None):
         first, *others = case.images
         if others:
             return 1 + len(others)
@@ -126,7 +128,7 @@ def _whole_values(mask: Volume) -> dict[int, int]:
 
 def _statistics(channel: Shaped[np.ndarray, "x y z"], path: pathlib.Path) -> tuple[float, ...]:
     smallest, largest = map(float, intensity_range(channel, path))
-    sample = channel.ravel()[:: max(channel.size // _SAMPLE, 1)].astype(np.float64)
+    sample = sampled(channel.ravel(), _SAMPLE).astype(np.float64)
     low, middle, high = np.percentile(sample, (0.5, 50, 99.5)).tolist()
     return smallest, low, middle, high, largest, float(sample.mean()), float(sample.std())
 
@@ -145,7 +147,7 @@ def examine(case: RawCase, channels: int, labels: Mapping[int, str]) -> CaseFact
     values = {} if mask is None else _whole_values(mask)
     if mask is not None:
         labeled = by_channel[mask.array > 0]
-        foreground = labeled[:: max(len(labeled) // _FOREGROUND_SAMPLE, 1)].T
+        foreground = sampled(labeled, _FOREGROUND_SAMPLE).T
     intensities = tuple(_statistics(by_channel[..., c], scan.path) for c in range(channels))
     return CaseFacts(
         case,

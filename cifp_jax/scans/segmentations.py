@@ -19,7 +19,7 @@ from jaxtyping import Integer
 
 from cifp_jax.files import whole
 from cifp_jax.scans import dicom, readers
-from cifp_jax.scans.volumes import LPS, Volume, refuse
+from cifp_jax.scans.volumes import LPS, Unfit, Volume, refuse
 
 _MAKER = "cifp-jax"
 _SLICER = ".seg.nrrd"
@@ -74,10 +74,14 @@ def described_by_slicer(path: pathlib.Path) -> Segmentation | None:
 def described(path: pathlib.Path, header: pydicom.Dataset) -> Segmentation:
     """The DICOM segmentation in a file with this header."""
     names = tuple(
-        (int(segment.SegmentNumber), str(segment.SegmentLabel))
-        for segment in header.get("SegmentSequence", ())
+        (
+            int(segment.get("SegmentNumber", number)),
+            str(segment.get("SegmentLabel") or f"segment {number}"),
+        )
+        for number, segment in enumerate(header.get("SegmentSequence", ()), start=1)
     )
-    series = (str(item.SeriesInstanceUID) for item in header.get("ReferencedSeriesSequence", ()))
+    referred = header.get("ReferencedSeriesSequence", ())
+    series = (str(item.get("SeriesInstanceUID", "")) for item in referred)
     return Segmentation(path, names, tuple(series))
 
 
@@ -122,8 +126,14 @@ def _of_dicom(segmentation: Segmentation, values: Mapping[str, int]) -> Volume:
         if file.SegmentationType == "FRACTIONAL":
             refuse(path, "it is a fractional segmentation. Save it as a binary one.")
         volume = file.get_volume(combine_segments=True, dtype=np.uint8).flip_spatial(0)
+    except Unfit:
+        raise
     except RuntimeError as error:
-        refuse(path, f"its segments overlap ({error}). Give each voxel to one segment.")
+        if "overlap" in str(error):
+            refuse(path, f"its segments overlap ({error}). Give each voxel to one segment.")
+        refuse(path, f"this segmentation cannot be read ({error}). Save it again.")
+    except Exception as error:  # of a damaged file, anything
+        refuse(path, f"this segmentation cannot be read ({error!r}). Save it again.")
     table = np.zeros(256, np.uint8)
     for number, name in segmentation.names:
         table[number] = values[name]
@@ -223,5 +233,6 @@ def write(
         content_label="SEGMENTATION",
         series_description=f"Segmentation by {_MAKER}",
     )
+    segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of structures in any script
     with whole(path) as partial:
         segmentation.save_as(partial)

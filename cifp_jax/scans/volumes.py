@@ -57,6 +57,16 @@ def refuse(path: object, what: str) -> NoReturn:
     raise Unfit(f"{path}: {what}")
 
 
+def sampled(values: Shaped[np.ndarray, "n *c"], count: int) -> Shaped[np.ndarray, "m *c"]:
+    """Entries of the first axis: all of them, or `count` drawn at random, always alike.
+
+    Every n-th one would be of the same place of every slice, where n divides their size.
+    """
+    if len(values) <= count:
+        return values
+    return values[np.random.default_rng(0).integers(len(values), size=count)]
+
+
 def check_same_geometry(first: Volume, second: Volume) -> None:
     """Raises ValueError where two volumes are not on one grid, to a tenth of the voxel's side."""
     shapes = first.array.shape[:3], second.array.shape[:3]

@@ -72,6 +72,13 @@ def check_config(config: Config, *, trains: bool = True) -> None:
             f"config.preparation says how scans of your own were prepared; those of "
             f"{config.data.name} are always prepared in the same way. Leave it as it is."
         )
+    for name in ("label_names", "label_values"):
+        given = config.preparation[name]
+        if given and len(given) != config.model.classes:
+            raise ValueError(
+                f"config.preparation.{name}={tuple(given)} must be one for each of the "
+                f"{config.model.classes} classes, background first."
+            )
     if config.data.on_device and not layout.may_lie_on_device:
         raise ValueError(
             f"config.data.on_device serves 3D scans whose crops are turned by quarter turns only, "

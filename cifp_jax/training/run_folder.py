@@ -20,7 +20,7 @@ from cifp_jax.training.state import network_variables
 
 # What a run keeps from its start to its end and to its evaluation.
 _SAME = (
-    *("method.name", "data.name", "data.downsample"),
+    *("method.name", "data.name", "data.identity", "data.downsample"),
     *(f"data.{name}" for name in SliceFrame._fields),
     *("model", "augmentation", "preparation"),
 )
@@ -74,16 +74,25 @@ def check_same(config: Config, workdir: pathlib.Path) -> None:
     resized = find_layout(config.data.name).predicts_whole_slices
     for name in (*_SAME, *(("data.patch_size",) if resized else ())):
         then, now = (_setting(c, name) for c in (before, config))
-        if then != now:
+        if then == now:
+            continue
+        if name == "data.identity":
             raise ValueError(
-                f"{workdir} is a run with config.{name}={then!r}, and not {now!r}. Use the run's "
-                f"own config, or another --workdir."
+                f"{workdir} is a run on data that has been prepared again since: a case that it "
+                f"was trained on might be scored. Name another --workdir; "
+                f"--config.training.init_from={workdir} goes on from its network."
             )
+        raise ValueError(
+            f"{workdir} is a run with config.{name}={then!r}, and not {now!r}. Use the run's own "
+            f"config, or another --workdir."
+        )
 
 
 def _setting(config: Config, name: str) -> Any:
     """A setting by its dotted name; a part of the configuration as a dict."""
     value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+    if name == "preparation":  # but for what the classes are called, which changes no image
+        return {key: part for key, part in value.to_dict().items() if key != "label_names"}
     return value.to_dict() if isinstance(value, ConfigDict) else value
 
 

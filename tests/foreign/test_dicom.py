@@ -161,3 +161,13 @@ def test_a_cut_off_slice(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"scan: it cannot be read.*Copy it again"):
         readers.read(folder)
+
+
+@pytest.mark.parametrize("intercepts", [(0, -1024), (-1024, -1024.5)])
+def test_intercepts_of_single_slices_are_kept(tmp_path, intercepts):
+    def shifted(image, z):
+        image.RescaleIntercept = intercepts[min(z, 1)]
+
+    volume = readers.read(series(tmp_path / "scan", change=shifted))
+    np.testing.assert_allclose(volume.array[..., 0], STACK[..., 0] + intercepts[0])
+    np.testing.assert_allclose(volume.array[..., 1:], STACK[..., 1:] + intercepts[1])

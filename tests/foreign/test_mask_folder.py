@@ -244,3 +244,47 @@ def test_metaimage_knows_no_shear(run, tmp_path, capsys):
     assert call(run, tmp_path / "in", tmp_path / "out", "--format=metaimage") == 1
     assert "a.mha: MetaImage knows no sheared axes" in capsys.readouterr().out
     assert not list((tmp_path / "out").glob("*.mha"))
+
+
+def test_what_another_network_left_does_not_count_as_done(run, tmp_path, monkeypatch, capsys):
+    """Whether the command is stopped, a scan cannot be read, or maps are not asked for."""
+    folder, out = scans(tmp_path / "in", "a", "b", "c"), tmp_path / "out"
+    assert call(run, folder, out, "--uncertainty") == 0
+    renamed(run, monkeypatch, {"params": {"w": np.ones(3)}})
+    segmented = segmenting.Segmenter.segment
+
+    def stopped(segmenter, name, *rest):
+        if name == "b":
+            raise KeyboardInterrupt
+        segmented(segmenter, name, *rest)
+
+    monkeypatch.setattr(segmenting.Segmenter, "segment", stopped)
+    assert call(run, folder, out, "--overwrite") == 130
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz"]
+    assert not list((out / "uncertainty").iterdir())
+    monkeypatch.setattr(segmenting.Segmenter, "segment", segmented)
+    capsys.readouterr()
+    (folder / "c.nii.gz").write_bytes(b"no scan")
+    assert call(run, folder, out) == 1
+    assert "1 of 3 scans have a mask already" in capsys.readouterr().out
+    assert {row["case"] for row in table(out / "measurements.csv")} == {"a", "b"}
+
+
+def test_scans_that_come_one_at_a_time_stay_in_the_table(run, tmp_path):
+    out = tmp_path / "out"
+    for name in "ab":
+        assert call(run, scans(tmp_path / name, name), out) == 0
+    assert {row["case"] for row in table(out / "measurements.csv")} == {"a", "b"}
+    (out / "a.nii.gz").unlink()
+    assert call(run, tmp_path / "b", out) == 0
+    assert {row["case"] for row in table(out / "measurements.csv")} == {"b"}
+
+
+def test_files_that_a_killed_command_left_are_no_masks(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".12345678.a.nii.gz").touch()
+    assert call(run, scans(tmp_path / "in", "b"), out) == 0
+    (out / "network.json").write_text("{")
+    assert call(run, tmp_path / "in", out) == 1
+    assert "network.json: this is no valid JSON" in capsys.readouterr().out

@@ -204,3 +204,37 @@ def test_names_and_values_do_not_mix(tmp_path, capsys):
     assert prepare.main([str(tmp_path / "scans"), str(tmp_path / "out"), *flags]) == 1
     assert "Save all masks in one of these ways" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_names_in_any_script_come_back(tmp_path):
+    names = {0: "background", 2: "左心房", 7: "правый желудочек"}
+    source = scan_of(series(tmp_path / "scan"))
+    segmentations.write(tmp_path / "mask.dcm", VALUES[CLASSES], source, names)
+    mask = read_back(tmp_path / "mask.dcm", names)
+    assert set(np.unique(mask.array)) == {0, 2, 7}
+    assert pydicom.dcmread(tmp_path / "mask.dcm").PatientName == "Made^Up"
+
+
+@pytest.mark.parametrize(
+    "word", ["PixelData", "DimensionIndexSequence", "PerFrameFunctionalGroupsSequence"]
+)
+def test_a_segmentation_that_lacks_a_part_is_named(tmp_path, word):
+    source = scan_of(series(tmp_path / "scan"))
+    segmentations.write(tmp_path / "mask.dcm", VALUES[CLASSES], source, NAMES)
+    file = pydicom.dcmread(tmp_path / "mask.dcm")
+    delattr(file, word)
+    file.save_as(tmp_path / "mask.dcm")
+    with pytest.raises(ValueError, match=r"mask\.dcm: .*Save it again"):
+        read_back(tmp_path / "mask.dcm")
+
+
+def test_segments_without_a_name_or_a_series_are_found(tmp_path):
+    source = scan_of(series(tmp_path / "scan"))
+    segmentations.write(tmp_path / "mask.dcm", VALUES[CLASSES], source, NAMES)
+    file = pydicom.dcmread(tmp_path / "mask.dcm")
+    for segment in file.SegmentSequence:
+        del segment.SegmentLabel
+    del file.ReferencedSeriesSequence[0].SeriesInstanceUID
+    file.save_as(tmp_path / "mask.dcm")
+    (found,) = discovery.discover(tmp_path / "mask.dcm").segmentations.values()
+    assert found.names == ((1, "segment 1"), (2, "segment 2"))
