@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.sides import Result, SideError
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, emoji=False)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "scipy", "medpy")
 
 

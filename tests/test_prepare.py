@@ -205,6 +205,8 @@ def test_folders_of_scans_and_masks_that_are_wrong(tmp_path, capsys):
     assert "ignored 1: no scan of a known kind (b.txt)" in answer(scans, out, f"--masks={masks}")
     assert "none: this folder is missing" in answer(scans, out, f"--masks={tmp_path / 'none'}")
     assert "none: this folder is missing" in answer(tmp_path / "none", out)
+    colon = answer(scans, tmp_path / "a:b", f"--masks={masks}")
+    assert "a:b: what follows a colon" in colon
     with pytest.raises(SystemExit):
         prepare.main([str(scans), str(out), "--memory=-1"])
 

@@ -28,7 +28,7 @@ from cifp_jax.scans.readers import Source
 from cifp_jax.training import run_folder
 
 BESIDE = ("probabilities", "uncertainty", "preview")  # options, and folders beside the masks
-CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
+CONSOLE = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 class Segmenter:

@@ -27,7 +27,7 @@ from cifp_jax.scans import (
 from cifp_jax.scans.fingerprint import CaseFacts
 from cifp_jax.scans.raw_folders import RawCase, RawData
 
-CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
+CONSOLE = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
 _Item = TypeVar("_Item")
 _GIB = 2**30
 _CONFIG = "config.py"  # written last: until all is there, nothing trains on a mixture
@@ -135,7 +135,13 @@ def _write(
 
 def prepare_scans(arguments: argparse.Namespace) -> list[str]:
     """Prepares scans of one's own; returns what is wrong with the cases that were left out."""
-    data, out = _read_raw(arguments), arguments.output
+    out = arguments.output
+    if ":" in str(out):
+        raise ValueError(
+            f"{out}: what follows a colon in --config would be read as the name of a variant. Name "
+            f"another OUTPUT."
+        )
+    data = _read_raw(arguments)
     for line in file_report.summarize(data.ignored):
         CONSOLE.print(line)
     channels = fingerprint.count_channels(data)

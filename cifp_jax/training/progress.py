@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 SHARE = "pseudo_share_"  # of each class, in the metrics of methods that report it
-CONSOLE = Console(highlight=False, markup=False)
+CONSOLE = Console(highlight=False, emoji=False, markup=False)
 
 
 class Progress:
