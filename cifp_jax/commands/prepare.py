@@ -163,14 +163,8 @@ def prepare_scans(arguments: argparse.Namespace) -> list[str]:
             facts.append(found)
     drawn = [case.name for case in data.cases if case.label is not None]
     if drawn and not any(fact.values for fact in facts):
-        raise ValueError(
-            "\n- ".join(
-                (
-                    f"none of the {len(drawn)} masks can be used:",
-                    *(problems[name] for name in drawn if name in problems),
-                )
-            )
-        )
+        reasons = [problems[name] for name in drawn if name in problems]
+        raise ValueError("\n- ".join((f"none of the {len(drawn)} masks can be used:", *reasons)))
     if facts:
         lists = _write(data, facts, problems, arguments)
         if not lists[prepared.LAYOUT.validation_list]:

@@ -30,9 +30,8 @@ class Split:
 def patient(name: str) -> str:
     """The patient of a case: its name without the frame and slice at its end, if it has them.
 
-    A slice of a file that is itself named as a slice, `p1_slice_3_slice_0`, is of `p1` too.
-
-    A frame is `_frame01`, `_ED` (end of diastole) or `_ES` (of systole). Of a name of BIDS, such as
+    A frame is `_frame01`, `_ED` (end of diastole) or `_ES` (of systole). A file that is named as a
+    slice has a slice too: `p1_slice_3_slice_0` is of `p1`. Of a name of BIDS, such as
     `sub-01_ses-2_T1w`, it is the subject.
     """
     if match := _SUBJECT.match(name):
