@@ -210,7 +210,7 @@ class Settings(Checked):
         "float32", "Of a step's images and features.", options=tuple(PRECISIONS)
     )
     compare: tuple[str, ...] = setting(
-        (), 'Methods that are trained one after the other and compared, such as ("cifp",).'
+        (), "Methods that are trained one after the other and compared, such as supervised,cifp."
     )
     data: Data = dataclasses.field(default_factory=Data)
     preparation: Preparation = dataclasses.field(default_factory=Preparation)

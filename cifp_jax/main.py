@@ -123,8 +123,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         _check_overrides(argv)
         left = flags.FLAGS(argv)
         if _CONFIG.value is not None:
-            if _CONFIG.value.get("compare") == ("",):  # what ml_collections makes of an empty list
-                _CONFIG.value.compare = ()
+            # `a,b` is one text to ml_collections, and an empty list one empty text.
+            names = ",".join(_CONFIG.value.get("compare", ())).split(",")
+            _CONFIG.value.compare = tuple(filter(None, map(str.strip, names)))
             _check_overrides(argv, _CONFIG.value)
     except OSError as error:
         sys.exit(f"error: --config: {error}")

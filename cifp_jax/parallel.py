@@ -165,10 +165,11 @@ def on_each_device(function: Callable[[Array], Array]) -> Callable[[Array], Arra
     """`function(batch)` as each device's own work on its part of the batch, under `jit` too.
 
     For loops that end when their data says so: jitted over a mesh, they would ask all devices at
-    each turn, and devices that ask in different orders wait for each other forever.
+    each turn, and devices that ask in different orders wait for each other forever. Under `pmap`
+    each device is by itself already.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if mesh.empty or mesh.are_all_axes_manual:
         return function
     split = PartitionSpec(DATA)
     return jax.shard_map(function, in_specs=split, out_specs=split, check_vma=False)

@@ -12,6 +12,7 @@ The command line, configuration files, notebooks and the reference of settings a
 
 import dataclasses
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -103,6 +104,8 @@ def checked(declared: Declared, default: Any, value: Any, name: str) -> Any:
         raise ValueError(f"{name} is {value!r}; known: {declared.choices}.")
     if declared.range and not declared.holds(value):
         raise ValueError(f"{name} is {value!r}, but must be {declared.range}.")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, but must be finite.")
     return value
 
 

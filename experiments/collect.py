@@ -33,8 +33,17 @@ def collect(run: pathlib.Path, *, label: str = "", seconds: float | None = None)
     Raises:
       FileNotFoundError: the run has not been evaluated.
     """
-    paths = sorted(run.glob("evaluation/*/*/summary.json"))
-    summaries = {f"{p.parts[-3]}/{p.parts[-2]}": json.loads(p.read_text()) for p in paths}
+    # Not of files of weights that were scored in its folder, nor of steps that it had before.
+    paths = [p for rule in ("best", "last") for p in run.glob(f"evaluation/{rule}/*/summary.json")]
+    found = {f"{p.parts[-3]}/{p.parts[-2]}": json.loads(p.read_text()) for p in sorted(paths)}
+    newest: dict[str, int] = {}
+    for facts in (summary["facts"] for summary in found.values()):
+        newest[facts["checkpoint"]] = max(newest.get(facts["checkpoint"], 0), facts["step"])
+    summaries = {
+        name: summary
+        for name, summary in found.items()
+        if summary["facts"]["step"] == newest[summary["facts"]["checkpoint"]]
+    }
     if not any(summary["facts"]["reported"] for summary in summaries.values()):
         raise FileNotFoundError(f"{run} holds no evaluation: train it to its end first.")
     reported = reported_summary(summaries)

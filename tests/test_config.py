@@ -69,6 +69,14 @@ def test_each_method_has_the_settings_of_its_data():
     assert short.methods.bcp.pretrain_steps == 1000
 
 
+def test_a_method_that_cannot_be_compared_is_named():
+    config = default_config()
+    config.data.name = "acdc"
+    config.compare = ("supervised", "cpis")
+    with pytest.raises(ValueError, match="compare says 'cpis'; known: ad_mt, "):
+        checks.check_config(config)
+
+
 def test_a_setting_that_no_method_has_is_refused():
     with pytest.raises(ValueError, match=r"no setting ramp_step; the nearest are ramp_steps"):
         set_where_present(default_config().methods, ramp_step=5)

@@ -44,6 +44,18 @@ def test_a_convolution_and_its_gradients_equal_xlas(spatial, c, d):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("spatial", [(16, 16), (9, 4, 5)])
+def test_bfloat16_is_rounded_no_more_than_xla_rounds_it(spatial):
+    x, kernel = draw((2, *spatial, 24), (3,) * len(spatial) + (24, 20))
+    exact = [a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, kernel)]
+    half = [a.astype(jnp.bfloat16) for a in (x, kernel)]
+
+    def error(form):
+        return float(jnp.std(jax.jit(form)(*half).astype(jnp.float32) - reference(*exact)))
+
+    assert error(convolve) < 1.5 * error(reference)
+
+
 def test_a_3d_convolution_in_float32_and_mapped_over_a_batch_of_batches():
     x, kernel = (a.astype(jnp.float32) for a in draw((3, 2, 4, 3, 5, 8), (3, 3, 3, 8, 2)))
     got = jax.jit(jax.vmap(convolve, (0, None)))(x, kernel)

@@ -73,6 +73,21 @@ def test_a_run_becomes_one_result_without_paths(tmp_path):
         collect.collect(tmp_path)
 
 
+def test_figures_of_other_networks_and_of_earlier_steps_are_not_a_runs(tmp_path):
+    evaluation = tmp_path / "run/evaluation"
+    write_run(tmp_path / "run")
+    own = collect.collect(tmp_path / "run")
+    summary = json.loads((evaluation / "best/validation/summary.json").read_text())
+    for folder, changes in (
+        ("weights/test", {"checkpoint": "a.safetensors", "step": None, "list": "test"}),
+        ("best/test", {"step": summary["facts"]["step"] - 100, "list": "test"}),
+    ):
+        (evaluation / folder).mkdir(parents=True)
+        other = summary | {"facts": summary["facts"] | changes}
+        (evaluation / folder / "summary.json").write_text(json.dumps(other))
+    assert collect.collect(tmp_path / "run") == own
+
+
 def test_results_of_another_protocol_are_refused(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(result(80.0, 0)))
     assert set(collect.read_results(tmp_path)) == {"a"}

@@ -190,7 +190,7 @@ def test_scans_on_the_device_end_in_the_same_parameters(tmp_path):
         ),
         ("--config.compare=('cps','bcp') --config.method.name=bcp", "compares cps, bcp; choose"),
         ("--config=nowhere.py", "nowhere.py"),
-        ("--config.model.filters=(8,8)", "config.model.filters must be 5 positive numbers"),
+        ("--config.model.filters=(8,8)", "config.model.filters is given twice"),
         ("--config.methods.cifp.gat=1", "the nearest are config.methods.cifp.perturbation.gate,"),
         ("--config.training.stebs=1", "the nearest are config.training.steps,"),
     ],
@@ -308,6 +308,14 @@ def test_a_wrong_line_of_a_configuration_file_is_shown(line, answer, tmp_path):
         ((), "no configuration is named: give --config=acdc:cpu"),
         (("--config=configs/nope.py",), "--config=configs/nope.py: there is no configuration of"),
         (("--config=acdc:cpu", "extra"), "extra is no flag"),
+        (
+            ("--config=acdc:cpu", *2 * ("--config.data.patch_size=(32,32)",)),
+            "config.data.patch_size is given twice",
+        ),
+        (
+            ("--config=demo", "--config.compare=supervised,cpis", "--workdir=/nowhere/run"),
+            "config.method.name or compare says 'cpis'",
+        ),
     ],
 )
 def test_a_mistyped_command_is_one_line(flags, answer):

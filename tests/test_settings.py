@@ -17,6 +17,7 @@ class Inner(Checked):
 class Outer(Checked):
     inner: Inner = dataclasses.field(default_factory=Inner)
     rate: float = setting(0.5, "How often.", low=0, below=1)
+    scale: float = setting(1.0, "How much.", low=0)
     steps: int = setting(3, "How long.", low=1, unit="steps")
     sides: tuple[int, ...] = setting((1, 2), "Which sides.")
     on: bool = setting(False, "Whether.")
@@ -44,6 +45,7 @@ def test_a_mapping_becomes_settings_and_the_rest_are_defaults():
         ({"inner": {"kind": "c"}}, r"config\.x\.inner\.kind is 'c'; known: a, b"),
         ({"rate": 1.0}, r"config\.x\.rate is 1\.0, but must be at least 0 and below 1"),
         ({"rate": float("nan")}, "must be at least 0 and below 1"),
+        ({"scale": float("inf")}, r"config\.x\.scale is inf, but must be finite"),
         ({"rate": "1"}, r"config\.x\.rate is '1', which is no float such as 0\.5"),
         ({"rate": True}, "is True, which is no float"),
         ({"steps": 0}, r"config\.x\.steps is 0, but must be at least 1"),

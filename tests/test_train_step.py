@@ -50,6 +50,23 @@ def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
                     )
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("cifp", SMALL | {"perturbation.stage": 2, "largest_component": "class"}),
+        ("bcp", {"pretrain_steps": 0}),
+    ],
+)
+def test_components_are_kept_on_any_layout(method, settings):
+    step, new_state, batch = make_all("two_stages", method, **settings)
+    expected, _ = run("none", step, new_state(), batch)
+    for mode in ("jit", "pmap"):
+        got, _ = run(mode, step, new_state(), batch)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, expected
+        )
+
+
 def test_the_mesh_gathers_no_batch():
     step, new_state, batch = make_all("two_stages", "cifp", **SMALL)
     mesh = make_mesh()

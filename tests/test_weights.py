@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ from cifp_jax.inference.weights import Weights, load_weights, save_weights
 from cifp_jax.reports.summaries import reported_summary
 from cifp_jax.scans import preparation
 from cifp_jax.scans.preparation import Preparation
-from cifp_jax.training import build, loop, run_folder, scoring
+from cifp_jax.training import build, loop, run_folder, scoring, training_list
 from configs import acdc, la
 from tests.support.runs import small
 
@@ -191,6 +192,45 @@ def test_weights_are_not_scored_on_what_they_were_trained_on(trained, tmp_path):
     save_weights(out, weights._replace(facts=other))
     with pytest.raises(ValueError, match="a configuration of the same data"):
         scoring.score_weights(config, split, out, tmp_path)
+
+
+def test_a_run_is_not_scored_on_whom_it_was_trained_on_whatever_lists_say(trained, tmp_path):
+    """Its weights name them too, though they stand on no training list any more."""
+    config, run, _ = trained
+    shutil.copytree(run, tmp_path / "run")
+    split = build.make_split(config)
+    seen = training_list.of_run(tmp_path / "run")
+    assert seen == training_list.of_split(split)
+    assert all(seen.values())
+    volume = split.validation[0]
+    moved = volume._replace(name=f"{seen['unlabeled'][-1]}_frame01")
+    changed = dataclasses.replace(split, validation=(volume, moved), unlabeled=split.labeled)
+    with pytest.raises(ValueError, match=rf"run was trained on '{moved.name}'"):
+        scoring.score_run(config, changed, tmp_path / "run")
+    more = config.copy_and_resolve_references()
+    more.training.steps += 1
+    with pytest.raises(ValueError, match=rf"run was trained on '{moved.name}'"):
+        loop.train(more, changed, tmp_path / "run")
+    training_list.record(
+        dataclasses.replace(split, labeled=(), unlabeled=(volume._replace(name="new"),)),
+        tmp_path / "run",
+        resumed=True,
+    )
+    out = tmp_path / "weights.safetensors"
+    export_command.main([f"--weights={tmp_path / 'run'}", f"--out={out}"])
+    kept = load_weights(out).facts["training_list"]
+    assert kept == {"labeled": seen["labeled"], "unlabeled": [*seen["unlabeled"], "new"]}
+
+
+def test_where_other_figures_are_shown_than_predict_would_give_it_is_said(trained, capsys):
+    config, run, _ = trained
+    other = config.copy_and_resolve_references()
+    scoring.score_run(config, build.make_split(config), run)
+    assert "predict and export" not in capsys.readouterr().out
+    other.evaluation.weights = "student"
+    scoring.score_run(other, build.make_split(config), run)
+    said = capsys.readouterr().out
+    assert "predict and export go by the run's own config.evaluation.weights='ema'" in said
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ class Settings(Checked):
     )
     tilt: float = setting(
         15.0,
-        "The largest angle of volumes out of that plane; 0 suits voxels much thicker than wide.",
+        "The largest angle of each of two turns of volumes out of that plane; 0 suits voxels much "
+        "thicker than wide.",
         low=0,
         high=180,
         unit="degrees",
@@ -35,7 +36,11 @@ class Settings(Checked):
         (0.5, 0.7, 1.35), f"Changes of size, by a factor{_CHANCE}"
     )
     stretch: float = setting(
-        1.1, "The largest factor by which one side grows against the mean of all.", low=1, high=2
+        1.1,
+        "The largest factor by which one side grows against the mean of all; of volumes, to the "
+        "power of 4/3.",
+        low=1,
+        high=2,
     )
     mirror: float = setting(
         0.5, "The probability of a mirror image along the first axis.", low=0, high=1
@@ -45,7 +50,8 @@ class Settings(Checked):
     )
     elastic: float = setting(
         0.02,
-        "The standard deviation of elastic displacements, as a share of the patch.",
+        "The standard deviation of elastic displacements on the coarse grid where they are drawn, "
+        "as a share of the patch; between its points it is 0.8 of that.",
         low=0,
         high=0.2,
     )

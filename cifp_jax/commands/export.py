@@ -19,6 +19,7 @@ from cifp_jax.inference import prediction
 from cifp_jax.inference.batch_stats import with_new_batch_stats
 from cifp_jax.inference.released import find_weights
 from cifp_jax.inference.weights import Weights, load_weights, save_weights
+from cifp_jax.training import training_list
 from cifp_jax.training.run_folder import config_of_weights, load_config, reported_network
 
 
@@ -26,20 +27,17 @@ def weights_of_run(run: pathlib.Path) -> Weights:
     """The reported network of the run in the folder `run`.
 
     Raises:
-      FileNotFoundError, ValueError: the run or its data is missing, or has no checkpoint.
+      FileNotFoundError, ValueError: the run is missing or has no checkpoint; or it is one of before
+        2026-11-30, which did not keep its training list, and its data is missing.
     """
     config = load_config(run)
     data = config.data
-    # Before the network is read: a missing list is the likelier fault.
-    split = splits.load_split(
-        data.name, pathlib.Path(data.root), labeled=data.labeled, validation=data.validation
+    trained = training_list.of_run(run) or training_list.of_split(
+        splits.load_split(
+            data.name, pathlib.Path(data.root), labeled=data.labeled, validation=data.validation
+        )
     )
     variables, step = reported_network(run, config)
-    names = {"labeled": split.labeled, "unlabeled": split.unlabeled}
-    patients = {
-        kind: list(dict.fromkeys(splits.patient(case.name) for case in cases))
-        for kind, cases in names.items()
-    }
     facts = {
         "network": config.model.to_dict(),
         "data": {
@@ -55,7 +53,7 @@ def weights_of_run(run: pathlib.Path) -> Weights:
         "step": step,
         "seed": config.seed,
         "weights": config.evaluation.weights,
-        "training_list": patients,
+        "training_list": trained,
     }
     return Weights(variables, facts)
 

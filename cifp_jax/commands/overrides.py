@@ -15,12 +15,15 @@ def check_overrides(argv: Sequence[str], config: Config | None = None) -> None:
     Without a `config`, it asks whether there is such a setting at all; with one, whether it is of
     another method than those that this configuration trains.
     """
-    known = list(flatten_dict(default_config().to_dict(), sep="."))
+    known = flatten_dict(default_config().to_dict(), sep=".")
     parts = (argument.lstrip("-").split("=")[0].partition(".") for argument in argv)
-    for name in (setting for flag, _, setting in parts if flag == "config" and setting):
+    named = [setting for flag, _, setting in parts if flag == "config" and setting]
+    for name in named:
         group, _, last = name.partition(".")
         if name not in known:
             raise unknown(f"config.{name}", (f"config.{other}" for other in known))
+        if isinstance(known[name], tuple) and name != "compare" and named.count(name) > 1:
+            raise ValueError(f"config.{name} is given twice, and its values would be put in a row.")
         if config is None:
             continue
         if name == "method.name" and config.compare:

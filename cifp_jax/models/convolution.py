@@ -89,12 +89,17 @@ def _kernel_gradient(
     return jax.linear_transpose(lambda k: _plain(x, k), kernel)(g)[0]
 
 
+def _is_precise(x: Array) -> bool:
+    """Whether sums of tiles may be rounded: in bfloat16 they would lose six times as much."""
+    return jnp.finfo(x.dtype).bits >= 32
+
+
 def _of_slices(
     x: Float[Array, "b y z c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b y z d"]:
     """A 3x3 convolution; of many channels by tiles of rows, of few by pairs of pixels."""
     c, d = kernel.shape[-2:]
-    if min(c, d) > _NARROW and x.shape[1] > winograd.TILE:
+    if min(c, d) > _NARROW and x.shape[1] > winograd.TILE and _is_precise(x):
         return winograd.convolve(x, kernel, lambda x, k: _plain(x, k[None]))
     return _by_pairs(x, kernel) if max(c, d) <= _NARROW else _plain(x, kernel)
 
@@ -126,7 +131,7 @@ def _of_volumes(
 ) -> Float[Array, "b x y z d"]:
     """A 3x3x3 convolution as 2D ones: by tiles of planes, or of three planes with 3 c inputs."""
     c, d = kernel.shape[-2:]
-    if c >= _FEW and x.shape[1] > winograd.TILE:
+    if c >= _FEW and x.shape[1] > winograd.TILE and _is_precise(x):
         return winograd.convolve(x, kernel, _of_planes)
     return _of_planes(_with_neighbors(x), jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, d))
 

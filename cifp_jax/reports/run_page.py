@@ -228,8 +228,10 @@ def write_report(
         reported.items(), key=lambda item: item[1]["facts"]["list"] != "test"
     ):
         facts = summary["facts"]
-        subtitle = f"Reported: the {facts['checkpoint']} checkpoint, step {facts['step']}, "
-        subtitle += f"{facts['weights']} weights, seed {facts['seed']}."
+        told = {"checkpoint": "the {} checkpoint", "step": "step {}", "weights": "{} weights"}
+        told["seed"] = "seed {}"
+        known = [text.format(facts[k]) for k, text in told.items() if facts[k] is not None]
+        subtitle = f"Reported: {', '.join(known)}."
         sections += _list_section(summary, evaluations[key], overlays / key)
     if summaries:
         sections += [html.heading(2, "All checkpoints and lists"), _checkpoints(summaries)]

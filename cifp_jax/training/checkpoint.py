@@ -50,7 +50,11 @@ def put_back(folder: pathlib.Path) -> None:
 
 
 class DamagedError(ValueError):
-    """A checkpoint cannot be read, or does not hold what was saved."""
+    """A checkpoint cannot be read, or does not hold what was saved: `what`, and the remedy."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. Remove that folder, or use another --workdir.")
+        self.what = what
 
 
 def _digest(state: TrainState, progress: dict[str, Any]) -> str:
@@ -257,10 +261,7 @@ class Checkpoints:
         raise FileNotFoundError(f"{self.folder} holds no checkpoint.")
 
     def _damaged(self, step: int, error: Exception) -> DamagedError:
-        return DamagedError(
-            f"{self.folder}/{step} is damaged ({_first_line(error)}). "
-            f"Remove that folder, or use another --workdir."
-        )
+        return DamagedError(f"{self.folder}/{step} is damaged ({_first_line(error)})")
 
     def _check_fits(self, wanted: TrainState, step: int) -> None:
         """Raises where the shapes of a checkpoint are others: reading it would stop half-way."""

@@ -44,7 +44,7 @@ def run(
         return
     print_comparison(CONSOLE, summaries)
     write_json(workdir / "comparison.json", summaries)
-    cases = (split.validation or split.test)[: config.evaluation.overlays]
+    cases = (split.test or split.validation)[: config.evaluation.overlays]  # as in the table
     if cases:
         draw_comparison(
             predicts,

@@ -16,7 +16,7 @@ from cifp_jax.data.whole_slices import slice_frame
 from cifp_jax.files import locked, write_text
 from cifp_jax.inference import prediction
 from cifp_jax.mesh import make_mesh
-from cifp_jax.training import build, checks, run_folder, scoring
+from cifp_jax.training import build, checks, run_folder, scoring, training_list
 from cifp_jax.training.checkpoint import Checkpoints, put_back
 from cifp_jax.training.metric_writer import MetricWriter
 from cifp_jax.training.progress import CONSOLE, Progress
@@ -93,6 +93,7 @@ def train(
         )
     state = build.make_state(config)
     checks.check_step(config, state)
+    CONSOLE.print(_counts(split))
     count = sum(map(count_parameters, as_tuple(state.params)))
     CONSOLE.print(f"{config.method.name} trains {count:,} parameters on {parallel.hardware()}")
     mesh = make_mesh(config.spatial_partitions)
@@ -116,9 +117,11 @@ def train(
         checkpoints, progress = held.enter_context(Checkpoints(folder)), {}
         if last is not None:
             state, progress = _resume(config, workdir, state, checkpoints)
+            training_list.check_unseen(training_list.of_run(workdir), split, workdir)
         iterator = build.make_iterator(config, split)
         scans = build.make_scans(config, split, mesh)
         processes.by_first(lambda: write_text(workdir / "config.json", build.describe(config)))
+        processes.by_first(lambda: training_list.record(split, workdir, resumed=last is not None))
         first = int(state.step)
         if progress:
             iterator.set_state(progress["iterator"])
@@ -131,6 +134,15 @@ def train(
         return scoring.score_run(config, split, workdir)
     what = "stopped and saved" if reached > first else "stopped before a step, nothing was saved"
     raise Stopped(f"{what}; the same command goes on from {workdir}")
+
+
+def _counts(split: splits.Split) -> str:
+    """How many cases there are of each kind, and of how many patients those of training are."""
+    parts = []
+    for kind, cases in (("labelled", split.labeled), ("unlabelled", split.unlabeled)):
+        patients = len({splits.patient(case.name) for case in cases})
+        parts.append(f"{len(cases)} {kind} cases of {patients} patients")
+    return f"{', '.join(parts)}; {len(split.validation)} for validation, {len(split.test)} for test"
 
 
 def _put_back(workdir: pathlib.Path, folder: pathlib.Path) -> None:
@@ -153,7 +165,7 @@ def _resume(
         )
     state, progress, damaged = checkpoints.resume(like)
     for error in damaged:
-        CONSOLE.print(f"warning: {error} It is removed.", markup=False)
+        CONSOLE.print(f"warning: {error.what}; it is removed")
     CONSOLE.print(f"resumed {workdir} at step {int(state.step)}")
     return state, progress
 

@@ -6,7 +6,9 @@ import optax
 def make_schedule(
     schedule: str, *, learning_rate: float, power: float, warmup_steps: int, steps: int
 ) -> optax.Schedule:
-    """The learning rate at each step, 0 from the last step on.
+    """The learning rate at each update, 0 from that of the last step on.
+
+    A step that is skipped, as it was no number, makes no update, and the rest is that much behind.
 
     After a linear warm-up from 0 over the first w steps, with the share of the rest that is done,
     `t = (step - w) / (steps - w)`:

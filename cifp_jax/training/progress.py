@@ -7,6 +7,8 @@ from rich.console import Console
 
 SHARE = "pseudo_share_"  # of each class, in the metrics of methods that report it
 CONSOLE = Console(highlight=False, emoji=False, markup=False)
+if not CONSOLE.is_terminal:
+    CONSOLE.width = 160  # a log file has no width, and rich would take 80 and cut tables off
 
 
 class Progress:

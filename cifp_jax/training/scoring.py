@@ -22,7 +22,7 @@ from cifp_jax.inference.weights import load_weights
 from cifp_jax.reports.pictures import draw_overlays
 from cifp_jax.reports.run_page import write_report
 from cifp_jax.reports.summaries import print_table, summarize, write_evaluation
-from cifp_jax.training import build, run_folder
+from cifp_jax.training import build, run_folder, training_list
 from cifp_jax.training.checkpoint import Checkpoints
 from cifp_jax.training.progress import CONSOLE
 from cifp_jax.training.state import network_variables
@@ -87,14 +87,17 @@ def score_run(config: Config, split: splits.Split, workdir: pathlib.Path) -> dic
 
     Raises:
       FileNotFoundError: the run holds no checkpoint.
-      ValueError: the run is of another configuration.
+      ValueError: the run is of another configuration, or was trained on a case that it would be
+        scored on.
       CaseError: a case could not be predicted or scored.
     """
     run_folder.check_same(config, workdir)
+    training_list.check_unseen(training_list.of_run(workdir), split, workdir)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.reported("last")  # raises where there is none
         # How it was trained is the run's to say; how it is evaluated, that of `config`.
         trained = run_folder.load_config(workdir)
+        _say_other_rules(trained, config)
         trained.evaluation = config.evaluation
         return _score(
             config,
@@ -104,6 +107,17 @@ def score_run(config: Config, split: splits.Split, workdir: pathlib.Path) -> dic
             page=workdir,
             title=config.method.name,
             settings=json.loads(build.describe(trained)),
+        )
+
+
+def _say_other_rules(trained: Config, config: Config) -> None:
+    """Says where what is scored is not what `predict` and `export` take from the run."""
+    names = ("report", "weights", "largest_component")
+    if other := [name for name in names if trained.evaluation[name] != config.evaluation[name]]:
+        own = ", ".join(f"config.evaluation.{name}={trained.evaluation[name]!r}" for name in other)
+        CONSOLE.print(
+            f"- predict and export go by the run's own {own}; the command of the training with "
+            f"other values changes that"
         )
 
 
@@ -123,13 +137,7 @@ def score_weights(
     weights = load_weights(file)
     facts = weights.facts
     run_folder.check_same_data(config, file, facts)
-    seen = {name for part in facts["training_list"].values() for name in part}
-    for case in split.validation + split.test:
-        if splits.patient(case.name) in seen:
-            raise ValueError(
-                f"{file} was trained on {case.name!r}, so its figures would be too good: "
-                f"take the case off the list."
-            )
+    training_list.check_unseen(facts["training_list"], split, file)
     config = config.copy_and_resolve_references()
     config.model.update(facts["network"])
     sizes = ("patch_size", "downsample", *SliceFrame._fields)

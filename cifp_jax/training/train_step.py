@@ -23,7 +23,8 @@ _AUGMENTATION = 1000  # keeps its keys apart from those that methods split off
 def find_method(name: str) -> Method:
     """The method of that name; a ValueError names those there are."""
     if name not in METHODS:
-        raise ValueError(f"config.method.name is {name!r}; known: {', '.join(sorted(METHODS))}.")
+        known = ", ".join(sorted(METHODS))
+        raise ValueError(f"config.method.name or compare says {name!r}; known: {known}.")
     return METHODS[name]
 
 
