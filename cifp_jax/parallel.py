@@ -165,8 +165,7 @@ def on_each_device(function: Callable[[Array], Array]) -> Callable[[Array], Arra
     """`function(batch)` as each device's own work on its part of the batch, under `jit` too.
 
     For loops that end when their data says so: jitted over a mesh, they would ask all devices at
-    each turn, and devices that ask in different orders wait for each other forever. Under `pmap`
-    each device is by itself already.
+    each turn, and devices that ask in different orders wait forever. `pmap` parts them already.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
