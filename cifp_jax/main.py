@@ -124,7 +124,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         left = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             # `a,b` is one text to ml_collections, and an empty list one empty text.
-            names = ",".join(_CONFIG.value.get("compare", ())).split(",")
+            names = ",".join(map(str, _CONFIG.value.get("compare", ()))).split(",")
             _CONFIG.value.compare = tuple(filter(None, map(str.strip, names)))
             _check_overrides(argv, _CONFIG.value)
     except OSError as error:

@@ -15,7 +15,7 @@ from cifp_jax.config import Config
 from cifp_jax.evaluation import ranking
 from cifp_jax.evaluation.evaluate import keep_largest_components
 from cifp_jax.inference import embedding, prediction, released
-from cifp_jax.inference.mask_folder import MaskFolder, ending, scan_digest
+from cifp_jax.inference.mask_folder import BESIDE, MaskFolder, ending, scan_digest
 from cifp_jax.inference.scans import ReadyScan, read_scan
 from cifp_jax.inference.segmentation import segment
 from cifp_jax.inference.weights import digest
@@ -27,7 +27,6 @@ from cifp_jax.scans.preparation import Preparation
 from cifp_jax.scans.readers import Source
 from cifp_jax.training import run_folder
 
-BESIDE = ("probabilities", "uncertainty", "preview")  # options, and folders beside the masks
 CONSOLE = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 

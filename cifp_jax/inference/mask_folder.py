@@ -11,6 +11,7 @@ from cifp_jax.scans.dicom import Series
 from cifp_jax.scans.discovery import MASKS_MARK, files_of
 from cifp_jax.scans.readers import Source, suffix
 
+BESIDE = ("probabilities", "uncertainty", "preview")  # options, and folders beside the masks
 DICOM_SEG = ".dcm"
 ENDINGS = {
     "nifti": ".nii.gz",
@@ -24,7 +25,6 @@ _KEPT = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha", ".m
 _KEPT[".mgh"] = ".mgz"
 _ALL_ENDINGS = tuple(ENDINGS.values())
 _SCANS = "scans.json"
-_BESIDE = ("probabilities", "uncertainty", "preview", "ranking", "measurements")
 _SAMPLE = 2**16  # bytes
 
 
@@ -131,7 +131,8 @@ class MaskFolder:
 
     def _forget(self, name: str) -> None:
         """Removes all that was written for a scan."""
-        for file in (self.mask(name), *(self.beside(kind, name) for kind in _BESIDE)):
+        kinds = (*BESIDE, "ranking", "measurements")
+        for file in (self.mask(name), *(self.beside(kind, name) for kind in kinds)):
             file.unlink(missing_ok=True)
 
     def claim(self, network: Mapping[str, Any], *, overwrite: bool) -> None:
