@@ -116,22 +116,21 @@ def keep_memory() -> None:
     a quarter of the time of a V-Net step. It takes one heap for all threads, since only the main
     one can grow to such blocks; so call this before there are threads.
 
-    Holes between blocks stay too, up to as much again. A process that comes to hold half of the
-    machine's memory gives what it has freed back, and does so from then on.
+    Holes between blocks stay too, up to as much again. Whenever a process comes to hold half of the
+    machine's memory, it gives back what it has freed until then.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
             libc.mallopt(parameter, value)
-        threading.Thread(target=_give_back, args=(libc, memory() // 2), daemon=True).start()
+        threading.Thread(target=_watch, args=(libc, memory() // 2), daemon=True).start()
 
 
-def _give_back(libc: ctypes.CDLL, limit: int) -> None:
-    """Waits until the process holds more than `limit` bytes; then glibc's own values again."""
-    while _held() < limit:
+def _watch(libc: ctypes.CDLL, limit: int) -> None:
+    """Has freed memory given back whenever the process holds more than `limit` bytes."""
+    while True:
         time.sleep(0.5)
-    for parameter, value in ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 128 * 1024)):
-        libc.mallopt(parameter, value)
-    libc.malloc_trim(0)
+        if _held() > limit:
+            libc.malloc_trim(0)
 
 
 def _held() -> int:

@@ -1,5 +1,7 @@
 """A run that starts from weights: what is taken over, what begins anew, what is refused."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cifp_jax.commands import import_torch
 from cifp_jax.config import default_config
+from cifp_jax.data.sources import Case
+from cifp_jax.data.splits import Split
 from cifp_jax.exchange.torch_names import to_torch
 from cifp_jax.inference.weights import Weights, save_weights, shapes_of
 from cifp_jax.training import build
@@ -14,6 +18,7 @@ from cifp_jax.training.start import start_from
 from cifp_jax.training.state import as_tuple
 
 FILTERS = (2, 2, 4, 4, 4)
+LISTS = Split((), (), (Case("patient004_frame01", pathlib.Path("a")),), ())
 
 
 def own_data(**data):
@@ -25,7 +30,7 @@ def own_data(**data):
     return config
 
 
-def trained(path, classes=4, channels=1):
+def trained(path, classes=4, channels=1, patients=()):
     """A file of weights of ACDC's layout, and its variables by path."""
     network = {"name": "unet", "classes": classes, "filters": FILTERS}
     rng = np.random.default_rng(0)
@@ -33,7 +38,8 @@ def trained(path, classes=4, channels=1):
     flat = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     variables = unflatten_dict(flat)
     weights = import_torch.convert(to_torch("unet", variables))  # imported weights start a run too
-    save_weights(path, Weights(weights.variables, weights.facts))
+    known = {"training_list": {"labeled": [], "unlabeled": list(patients)}}
+    save_weights(path, Weights(weights.variables, weights.facts | known))
     return flat
 
 
@@ -57,7 +63,7 @@ def state():
 
 def test_the_last_layer_begins_anew_where_the_classes_differ(tmp_path, state):
     flat, config = trained(tmp_path / "a.safetensors"), own_data()
-    started, remarks = start_from(tmp_path / "a.safetensors", config, state)
+    started, remarks = start_from(tmp_path / "a.safetensors", config, LISTS, state)
     fresh = networks(state)[0]
     for network in networks(started):
         for path, value in network.items():
@@ -73,13 +79,25 @@ def test_the_last_layer_begins_anew_where_the_classes_differ(tmp_path, state):
 
 def test_the_first_layer_begins_anew_where_the_channels_differ(tmp_path):
     flat, config = trained(tmp_path / "a.safetensors", classes=3), own_data(channels=2)
-    started, remarks = start_from(tmp_path / "a.safetensors", config, build.make_state(config))
+    started, remarks = start_from(tmp_path / "a.safetensors", config, LISTS, build.make_state(config))
     assert [line for line in remarks if "anew, as" in line] == [
         "begun anew, as its shape differs: encoder_0/Conv_0/kernel ((3, 3, 1, 2) before, "
         "(3, 3, 2, 2) now)"
     ]
     head = ("params", "head", "kernel")
     np.testing.assert_array_equal(networks(started)[0][head], flat[head])
+
+
+def test_cases_of_patients_that_the_network_was_trained_on_are_named(tmp_path, state):
+    trained(tmp_path / "a.safetensors", classes=3, patients=("patient001",))
+    trained(tmp_path / "b.safetensors", classes=3, patients=("patient001", "patient004"))
+    remarks = [
+        start_from(tmp_path / f"{name}.safetensors", own_data(), LISTS, state)[1] for name in "ab"
+    ]
+    assert not [line for line in remarks[0] if "names of" in line]
+    (line,) = [line for line in remarks[1] if "names of" in line]
+    assert line.startswith("trained on patients with the names of 1 validation and test cases")
+    assert "patient004_frame01" in line
 
 
 @pytest.mark.parametrize(
@@ -97,4 +115,4 @@ def test_a_network_of_another_kind_is_refused(tmp_path, state, changes, answer):
     if not changes:
         config.data.update(name="volumes", patch_size=(16, 16, 16))
     with pytest.raises(ValueError, match=rf"a\.safetensors: of this network, .*{answer}"):
-        start_from(tmp_path / "a.safetensors", config, state)
+        start_from(tmp_path / "a.safetensors", config, LISTS, state)

@@ -92,12 +92,11 @@ def run_or_end(
             host.use_cores(tuple(sizes.values()), build.batch_unit(config))
         checks.check_config(config, trains=trains)
         run(config, workdir, mode=mode, weights=weights, may_exit=True)
-    except Stopped as stopped:
-        CONSOLE.print(str(stopped))
-        sys.exit(RESUME)
-    except KeyboardInterrupt:
-        CONSOLE.print("stopped; the same command goes on")
-        sys.exit(RESUME)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        CONSOLE.print(str(stopped) or "stopped; the same command goes on")
+        # A prediction may be under way still, and Python's own end, which takes its arrays away,
+        # has crashed on it.
+        processes.end("", RESUME)
     except (ValueError, OSError, CaseError) as error:
         # Wrong input gets one clear message; --verbosity=1 adds where it was noticed.
         logging.debug("", exc_info=True)

@@ -107,7 +107,8 @@ def on_grid_of(scan: Volume, mask: Volume, *, partial: bool = False) -> Volume:
       partial: the mask may cover a part of the scan alone; the rest is 0.
 
     Raises:
-      ValueError: even so the two are not on one grid, or the mask has no orientation.
+      ValueError: even so the two are not on one grid, the mask has no orientation, or what is drawn
+        in it lies outside of the scan.
     """
     check_oriented(mask)
     to_scan = np.linalg.inv(scan.affine)
@@ -130,4 +131,10 @@ def on_grid_of(scan: Volume, mask: Volume, *, partial: bool = False) -> Volume:
         affine[:3, 3] -= affine[:3, :3] @ start
     turned = dataclasses.replace(mask, array=array, affine=affine)
     check_same_geometry(scan, turned)
+    if lost := np.count_nonzero(mask.array) - np.count_nonzero(array):
+        refuse(
+            mask.path,
+            f"{lost} of its voxels lie outside of {scan.path}. Name the scan that it was drawn on, "
+            f"or cut the mask to this one.",
+        )
     return turned

@@ -107,7 +107,7 @@ def train(
         last = checkpoints.last()
     if last is None and config.training.init_from:
         path = pathlib.Path(config.training.init_from)
-        state, remarks = start_from(path, config, state)
+        state, remarks = start_from(path, config, split, state)
         CONSOLE.print(f"started from the network of {path}")
         for remark in remarks:
             CONSOLE.print(f"- {remark}")

@@ -10,13 +10,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cifp_jax.config import Config
 from cifp_jax.data.layouts import find_layout
+from cifp_jax.data.splits import Split
 from cifp_jax.inference.prediction import preparation
+from cifp_jax.training import training_list
 from cifp_jax.training.run_folder import load_network
 from cifp_jax.training.state import TrainState, as_tuple, from_tuple
 
 
 def start_from(
-    path: pathlib.Path, config: Config, state: TrainState
+    path: pathlib.Path, config: Config, split: Split, state: TrainState
 ) -> tuple[TrainState, list[str]]:
     """A new run's state, whose first student and whose teachers are a trained network.
 
@@ -25,10 +27,12 @@ def start_from(
     Args:
       path: folder of a run, file of weights or name of a released network.
       config: of the new run.
+      split: its lists.
       state: the state before its first step.
 
     Returns:
-      The state, and what differs between the two, a line each.
+      The state, and a line each for what differs between the two, and for cases which the run would
+      be scored on and the network may have been trained on.
 
     Raises:
       FileNotFoundError: there is no such run, file or network.
@@ -69,6 +73,12 @@ def start_from(
     )
     if before != now:
         remarks.append("its scans were prepared otherwise, so it has more to learn anew")
+    # No error: data sets of different people may name them alike.
+    if names := training_list.seen(training_list.of_network(path), split):
+        remarks.append(
+            f"trained on patients with the names of {len(names)} validation and test cases "
+            f"({names[0]}, ...): if they are the same people, figures of this run are too good"
+        )
     return started, remarks
 
 

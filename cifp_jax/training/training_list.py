@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from cifp_jax.data.splits import Split, patient
 from cifp_jax.files import write_json
+from cifp_jax.inference.released import find_weights
+from cifp_jax.inference.weights import load_weights
 
 TrainingList = Mapping[str, Sequence[str]]  # "labeled" and "unlabeled" to patients
 _FILE = "training_list.json"
@@ -25,6 +27,12 @@ def of_run(workdir: pathlib.Path) -> TrainingList:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def of_network(path: pathlib.Path) -> TrainingList:
+    """The patients of a run, a file of weights or a released network; {} where it is not known."""
+    path = find_weights(path)
+    return load_weights(path).facts["training_list"] if path.is_file() else of_run(path)
+
+
 def record(split: Split, workdir: pathlib.Path, *, resumed: bool) -> None:
     """Keeps whom a run is trained on, with those of its lists before where it goes on."""
     before = of_run(workdir) if resumed else {}
@@ -41,11 +49,16 @@ def check_unseen(trained: TrainingList, split: Split, network: pathlib.Path) -> 
       split: whose cases are to be scored.
       network: file or folder, which the message names.
     """
-    seen = {name for part in trained.values() for name in part}
-    for case in split.validation + split.test:
-        if patient(case.name) in seen:
-            raise ValueError(
-                f"{network} was trained on {case.name!r}, so its figures would be too good: take "
-                f"the case off the list. Where the lists have changed, train with another "
-                f"--workdir."
-            )
+    if names := seen(trained, split):
+        raise ValueError(
+            f"{network} was trained on {names[0]!r}, so its figures would be too good: take "
+            f"the case off the list. Where the lists have changed, train with another "
+            f"--workdir."
+        )
+
+
+def seen(trained: TrainingList, split: Split) -> list[str]:
+    """Names of the validation and test cases that are of a patient of the training list."""
+    patients = {name for part in trained.values() for name in part}
+    scored = split.validation + split.test
+    return [case.name for case in scored if patient(case.name) in patients]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cifp_jax import prepare
-from cifp_jax.scans import discovery, fingerprint, raw_folders, readers, writers
+from cifp_jax.scans import discovery, fingerprint, raw_folders, readers, volumes, writers
 from cifp_jax.scans.raw_folders import RawCase
 from cifp_jax.scans.volumes import Volume
 from tests.support.dicom_files import STACK, multi_frame, series, shared_file
@@ -127,6 +127,20 @@ def test_segmentations_of_3d_slicer(tmp_path):
     case = RawCase("p0", (tmp_path / "scans/p0.nii.gz",), tmp_path / "p0.nrrd")
     with pytest.raises(ValueError, match=r"p0\.nrrd has \(6, 6, 2\)"):  # of others all is due
         fingerprint.read_pair(case, 1, {})
+
+
+def test_a_box_around_segments_may_reach_beyond_the_scan_and_the_segments_may_not(tmp_path):
+    image = Volume(scan(0), ANISOTROPIC, tmp_path / "p0.nii.gz")
+    box = ANISOTROPIC.copy()
+    box[:3, 3] = (ANISOTROPIC @ (-2, 15, 0, 1))[:3]  # two voxels before the scan, and one behind
+    drawn = np.zeros((6, 4, 4), np.uint8)
+    drawn[2:4, :3, 1] = 1
+    mask = Volume(drawn, box, tmp_path / "p0.seg.nrrd")
+    turned = volumes.on_grid_of(image, mask, partial=True).array
+    assert np.argwhere(turned).tolist() == [[x, y, 1] for x in (0, 1) for y in (15, 16, 17)]
+    drawn[1, :2, 1] = drawn[2, 3, 1] = 1
+    with pytest.raises(ValueError, match=r"p0\.seg\.nrrd: 3 of its voxels lie outside of .*p0\.nii"):
+        volumes.on_grid_of(image, mask, partial=True)
 
 
 def test_segments_of_3d_slicer_are_known_by_their_names(tmp_path, capsys):
