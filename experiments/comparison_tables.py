@@ -59,7 +59,7 @@ ALL_LABELS = {
         "acdc_cpu/acdc7_cifp_1_from_supervised_longer",
         "acdc_cpu/acdc70_supervised_1_longer",
     ),
-    "LA 8, half resolution, from `la-8`": (
+    "LA 8, half resolution, from `la8_cifp_1_half_longer`": (
         "",
         "la_cpu/la8_cifp_2_half_longer",
         "la_cpu/la70_supervised_0_half_longer",

@@ -10,18 +10,21 @@ from experiments.report import markdown
 from experiments.result_tables import paragraph, recorded
 
 SPEED = pathlib.Path("benchmarks/results")
-# Of the present form of CIFP, by kind of CPU; what else is kept is of its first form.
-PRESENT = {
-    "step_avx512": "AMD, AVX-512",
-    "step_avx2": "AMD, AVX2",
-    "step_amx": "Intel, AVX-512 and AMX",
-}
+# Kinds of CPU, as the names of files end; the first ones were measured in the present form.
+KINDS = {"avx512": "AMD, AVX-512", "avx2": "AMD, AVX2", "amx": "Intel, AVX-512 and AMX"}
+PRESENT = ("avx512", "avx2")
 
 
 def _measured() -> dict[str, dict[str, Any]]:
-    """Every kept row of the benchmarks, by its work."""
-    names = ("step_quick", "step", "inference", "distances")
+    """Rows of CIFP's first form, by their work."""
+    names = ("step_quick", "step")
     return {row["work"]: row for name in names for row in load(SPEED / f"{name}.json")["rows"]}
+
+
+def _newest(kind: str) -> list[dict[str, Any]]:
+    """Rows of the newest measurements on one kind of CPU."""
+    files = (SPEED / f"{name}_{kind}.json" for name in ("step", "inference", "evaluation"))
+    return [row for file in files if file.is_file() for row in load(file)["rows"]]
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
@@ -34,20 +37,17 @@ def _ratio(row: Mapping[str, Any]) -> str:
 def now() -> str:
     """Ratios to PyTorch's time of the newest measurements, by kind of CPU."""
     kinds = {
-        kind: {row["work"]: _ratio(row) for row in load(SPEED / f"{name}.json")["rows"]}
-        for name, kind in PRESENT.items()
+        title: {row["work"]: _ratio(row) for row in _newest(kind)} for kind, title in KINDS.items()
     }
-    newest = next(iter(kinds.values()))
-    for name in ("inference", "evaluation"):
-        newest |= {row["work"]: _ratio(row) for row in load(SPEED / f"{name}.json")["rows"]}
-    rows = [[work, *(found.get(work, "") for found in kinds.values())] for work in newest]
+    works = dict.fromkeys(work for found in kinds.values() for work in found)
+    rows = [[work, *(found.get(work, "") for found in kinds.values())] for work in works]
     return markdown(["work", *kinds], rows)
 
 
-def present(name: str) -> str:
-    """Training steps of the present form beside PyTorch's, on one kind of CPU."""
+def present(kind: str) -> str:
+    """Training steps beside PyTorch's, on one kind of CPU."""
     rows = []
-    for row in load(SPEED / f"{name}.json")["rows"]:
+    for row in load(SPEED / f"step_{kind}.json")["rows"]:
         ours, other = row["cifp_jax"], row["pytorch"]
         rows.append(
             [
@@ -69,23 +69,21 @@ def between(low: float, high: float) -> str:
 
 
 def speed() -> str:
-    """One sentence on times beside PyTorch's, of the newest measurement alone."""
-    newest, kind = next(iter(PRESENT.items()))
-    names = (newest, "inference", "evaluation")
-    found = {r["work"]: r["ratio"] for n in names for r in load(SPEED / f"{n}.json")["rows"]}
+    """One sentence on times beside PyTorch's, of the newest measurements."""
+    found = [{row["work"]: row["ratio"] for row in _newest(kind)} for kind in PRESENT]
 
     def said(start: str) -> str:
-        (value,) = (ratio for work, ratio in found.items() if start in work)
-        return f"{value:.2f}"
+        values = [ratio for one in found for work, ratio in one.items() if start in work]
+        return " and ".join(f"{value:.2f}" for value in values)
 
-    others = [r["ratio"] for n in PRESENT if n != newest for r in load(SPEED / f"{n}.json")["rows"]]
+    others = [row["ratio"] for kind in KINDS if kind not in PRESENT for row in _newest(kind)]
     return paragraph(
-        f"On two cores of one kind of CPU ({kind}) a supervised step takes "
-        f"{said('V-Net supervised')} (V-Net) and {said('U-Net supervised')} (U-Net) of the time "
-        f"that PyTorch takes, a step of CIFP {said('V-Net CIFP')} and {said('U-Net CIFP')}, a "
-        f"volume's prediction {said('V-Net, 200')} and {said('U-Net, 10')}, and an evaluation of "
-        f"LA's scans {said('scans of LA')}. On the two other kinds that were measured, in older "
-        f"forms, steps took {between(min(others), max(others))}."
+        f"On two cores of AMD CPUs with and without AVX-512 a supervised step takes "
+        f"{said('V-Net supervised')} (V-Net), {said('U-Net supervised')} (U-Net) of the time that "
+        f"PyTorch takes, a step of CIFP {said('V-Net CIFP')}, {said('U-Net CIFP')}, a volume's "
+        f"prediction {said('V-Net, 200')}, {said('U-Net, 10')}, and with AVX-512 an evaluation of "
+        f"LA's scans {said('scans of LA')}. On an Intel CPU, in older forms, steps took "
+        f"{between(min(others), max(others))}."
     )
 
 
@@ -144,13 +142,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "now": now,
     "step": step,
-    **{name: functools.partial(present, name) for name in PRESENT},
-    "inference": lambda: timed("inference", "pytorch"),
-    "evaluation": lambda: timed("evaluation", "pytorch"),
+    **{f"step_{kind}": functools.partial(present, kind) for kind in KINDS},
+    **{f"inference_{k}": functools.partial(timed, f"inference_{k}", "pytorch") for k in PRESENT},
+    "evaluation": lambda: timed("evaluation_avx512", "pytorch"),
     "distances": lambda: timed("distances", "medpy"),
     "loader": loader,
     "waiting": lambda: recorded(SPEED, "waiting"),
     "kept_memory": lambda: recorded(SPEED, "kept_memory"),
+    "memory_limit": lambda: recorded(SPEED, "memory_limit"),
     "one_device_a_core": lambda: recorded(SPEED, "one_device_a_core"),
     "unet_parts": lambda: recorded(SPEED, "unet_parts"),
     "parts": lambda: recorded(SPEED, "parts"),

@@ -146,7 +146,7 @@ def test_the_table_of_an_ablation_by_hand(monkeypatch, tmp_path):
 
 
 def test_the_table_of_ratios_by_hand(monkeypatch, tmp_path):
-    """Of the newest measurements, by kind of CPU; prediction and evaluation are of the first."""
+    """Of the newest measurements, by kind of CPU."""
 
     def row(work, ratio, ours, other):
         sides = {"cifp_jax": {"seconds": ours}, "pytorch": {"seconds": other}}
@@ -156,8 +156,9 @@ def test_the_table_of_ratios_by_hand(monkeypatch, tmp_path):
         "step_avx512": [row("x", 0.75, [1.0, 3.0], [2.0, 4.0]), row("y", 0.4, [2.0], [5.0])],
         "step_avx2": [row("x", 1.0, [1.0], [1.0])],
         "step_amx": [row("y", 1.5, [3.0], [2.0])],
-        "inference": [row("z", 0.8, [4.0], [5.0])],
-        "evaluation": [row("20 scans", 0.5, [4.0], [8.0])],
+        "inference_avx512": [row("z", 0.8, [4.0], [5.0])],
+        "inference_avx2": [row("z", 0.5, [3.0], [6.0])],
+        "evaluation_avx512": [row("20 scans", 0.5, [4.0], [8.0])],
     }
     for name, rows in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
@@ -165,30 +166,31 @@ def test_the_table_of_ratios_by_hand(monkeypatch, tmp_path):
     assert speed_tables.now().splitlines()[2:] == [
         "| x | 0.75 (0.50 to 0.75) | 1.00 (1.00) | |",
         "| y | 0.40 (0.40) | | 1.50 (1.50) |",
-        "| z | 0.80 (0.80) | | |",
+        "| z | 0.80 (0.80) | 0.50 (0.50) | |",
         "| 20 scans | 0.50 (0.50) | | |",
     ]
 
 
-def test_the_sentence_on_speed_is_of_the_newest_measurement(monkeypatch, tmp_path):
+def test_the_sentence_on_speed_is_of_the_newest_measurements(monkeypatch, tmp_path):
+    works = ("V-Net supervised, x", "U-Net supervised, x", "V-Net CIFP, y", "U-Net CIFP, y")
     files = {
-        "step_avx512": {"V-Net supervised, x": 0.8, "U-Net supervised, x": 0.7},
-        "inference": {"V-Net, 200x2": 0.5, "U-Net, 10x2": 0.6},
-        "evaluation": {"20 scans of LA": 0.55},
-        "step_avx2": {"V-Net supervised, x": 1.2},
-        "step_amx": {"U-Net CIFP, y": 0.45},
+        "step_avx512": dict(zip(works, (0.8, 0.7, 0.3, 0.4), strict=True)),
+        "inference_avx512": {"V-Net, 200x2": 0.5, "U-Net, 10x2": 0.6},
+        "evaluation_avx512": {"20 scans of LA": 0.55},
+        "step_avx2": dict(zip(works, (0.81, 0.71, 0.31, 0.41), strict=True)),
+        "inference_avx2": {"V-Net, 200x2": 0.51, "U-Net, 10x2": 0.61},
+        "step_amx": {"V-Net supervised, x": 1.2, "U-Net CIFP, y": 0.45},
     }
-    files["step_avx512"] |= {"V-Net CIFP, y": 0.3, "U-Net CIFP, y": 0.4}
     for name, found in files.items():
         rows = [{"work": work, "ratio": ratio} for work, ratio in found.items()]
         (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
     monkeypatch.setattr(speed_tables, "SPEED", tmp_path)
     words = " ".join(speed_tables.speed().split())
     for part in (
-        "takes 0.80 (V-Net) and 0.70 (U-Net)",
-        "a step of CIFP 0.30 and 0.40",
-        "prediction 0.50 and 0.60",
-        "LA's scans 0.55",
+        "takes 0.80 and 0.81 (V-Net), 0.70 and 0.71 (U-Net)",
+        "a step of CIFP 0.30 and 0.31, 0.40 and 0.41",
+        "prediction 0.50 and 0.51, 0.60 and 0.61",
+        "LA's scans 0.55.",
         "steps took 0.45 to 1.20",
     ):
         assert part in words
