@@ -127,6 +127,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             names = ",".join(map(str, _CONFIG.value.get("compare", ()))).split(",")
             _CONFIG.value.compare = tuple(filter(None, map(str.strip, names)))
             _check_overrides(argv, _CONFIG.value)
+    except SystemExit as end:
+        sys.exit(0 if end.code == 1 else end.code)  # absl's 1 stands for a help that was asked for
     except OSError as error:
         sys.exit(f"error: --config: {error}")
     except (flags.Error, ValueError) as error:

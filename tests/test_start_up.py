@@ -35,13 +35,13 @@ from cifp_jax.{module} import {function}
 sys.argv = ["{module}", "--help"]
 try:
     {function}()
-except SystemExit:
-    pass
+except SystemExit as end:
+    assert not end.code
 """
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_needs_neither_arrays_nor_readers(command):
+def test_help_succeeds_and_needs_neither_arrays_nor_readers(command):
     found = loaded(helped(command, "console" if command == "main" else "main"))
     assert not found & (_ARRAYS | _FILES | _TRAINING)
 
