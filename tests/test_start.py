@@ -79,7 +79,9 @@ def test_the_last_layer_begins_anew_where_the_classes_differ(tmp_path, state):
 
 def test_the_first_layer_begins_anew_where_the_channels_differ(tmp_path):
     flat, config = trained(tmp_path / "a.safetensors", classes=3), own_data(channels=2)
-    started, remarks = start_from(tmp_path / "a.safetensors", config, LISTS, build.make_state(config))
+    started, remarks = start_from(
+        tmp_path / "a.safetensors", config, LISTS, build.make_state(config)
+    )
     assert [line for line in remarks if "anew, as" in line] == [
         "begun anew, as its shape differs: encoder_0/Conv_0/kernel ((3, 3, 1, 2) before, "
         "(3, 3, 2, 2) now)"

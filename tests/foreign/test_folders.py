@@ -139,7 +139,7 @@ def test_a_box_around_segments_may_reach_beyond_the_scan_and_the_segments_may_no
     turned = volumes.on_grid_of(image, mask, partial=True).array
     assert np.argwhere(turned).tolist() == [[x, y, 1] for x in (0, 1) for y in (15, 16, 17)]
     drawn[1, :2, 1] = drawn[2, 3, 1] = 1
-    with pytest.raises(ValueError, match=r"p0\.seg\.nrrd: 3 of its voxels lie outside of .*p0\.nii"):
+    with pytest.raises(ValueError, match=r"p0\.seg\.nrrd: 3 of its voxels lie outside of"):
         volumes.on_grid_of(image, mask, partial=True)
 
 
