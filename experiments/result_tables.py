@@ -132,7 +132,7 @@ RELEASED = {
     "acdc-3": ("acdc_cpu/acdc3_cifp_2_longer", "CIFP, U-Net, 3 ACDC patients"),
     "acdc-7": ("acdc_cpu/acdc7_cifp_1_longer", "CIFP, U-Net, 7 ACDC patients"),
     "acdc-7-supervised": ("acdc_cpu/acdc7_supervised_0_longer", "supervised, the same"),
-    "la-8": ("la_cpu/la8_cifp_4_whole_scans", "CIFP, V-Net, 8 LA scans"),
+    "la-8": ("la_cpu/la8_cifp_4_whole_scans_longer", "CIFP, V-Net, 8 LA scans"),
 }
 
 

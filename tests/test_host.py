@@ -114,7 +114,7 @@ def test_memory_is_given_back_whenever_the_process_holds_more_than_the_limit(mon
 # kernel's again at once. Then an array that does not fit into the hole of another: by how many
 # megabytes the process has grown at first, and once it has been seen above the limit.
 HEAP = """
-import ctypes, threading, time
+import ctypes, threading, time, types
 import numpy as np
 from cifp_jax import host
 end = ctypes.CDLL(None).sbrk
@@ -127,12 +127,15 @@ def work():
 work()
 before = host._held()
 host.memory = lambda: 2 * (before + 250_000_000)
+looks = threading.Event()
+host.time = types.SimpleNamespace(sleep=lambda seconds: looks.wait() and time.sleep(seconds))
 host.keep_memory()
 thread = threading.Thread(target=work); thread.start(); thread.join()
 first, between = np.ones(150_000_000, np.uint8), np.ones(1_000_000, np.uint8)
 del first
 second = np.ones(200_000_000, np.uint8)
 print((host._held() - before) // 1_000_000)
+looks.set()
 while host._held() - before > 220_000_000:
     time.sleep(0.1)
 """
