@@ -284,6 +284,7 @@ def test_nothing_is_lost_where_a_signal_ends_the_process_in_a_compilation(
     config, tmp_path, monkeypatch
 ):
     """What the run has reached is on the disk before its second program is compiled."""
+    config.method.name = "mean_teacher"
     config.training.update(steps=8, supervised_steps=4, checkpoint_every=3)
     make_step, saved = build.make_step, []
 
@@ -301,6 +302,25 @@ def test_nothing_is_lost_where_a_signal_ends_the_process_in_a_compilation(
     loop.train(config, build.make_split(config), tmp_path)
     # Before the first step it is traced once to be checked.
     assert saved == [(False, None), (True, None), (False, 4)]
+
+
+def test_supervised_training_has_one_program_for_both_of_its_stages(config, tmp_path, monkeypatch):
+    config.method.name = "supervised"
+    config.training.update(steps=4, supervised_steps=2)
+    make_step, traced = build.make_step, []
+
+    def counts(config, supervised=False):
+        step = make_step(config, supervised=supervised)
+
+        def counted(*arguments, **settings):
+            traced.append(supervised)
+            return step(*arguments, **settings)
+
+        return counted
+
+    monkeypatch.setattr(build, "make_step", counts)
+    loop.train(config, build.make_split(config), tmp_path)
+    assert traced == [False, False]  # to be checked, and to be compiled
 
 
 def test_a_second_run_in_one_folder_is_refused(config, tmp_path):

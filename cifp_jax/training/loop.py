@@ -191,8 +191,9 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
         step = build.make_step(config, supervised=supervised)
         return parallel.compile_step(step, config.parallel, run.mesh, shared=1)
 
-    late = compiled(False)
-    early = compiled(True) if first < training.supervised_steps else late
+    late = early = compiled(False)
+    if first < training.supervised_steps and config.method.name != "supervised":
+        early = compiled(True)
     validate = _validation(run) if run.split.validation else None
     images = config.data.batch_labeled + config.data.batch_unlabeled
     lines = Progress(CONSOLE, first, training.steps, images)
