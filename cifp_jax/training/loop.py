@@ -191,7 +191,7 @@ def _take_steps(run: Run, progress: Mapping[str, Any]) -> tuple[int, bool]:
         step = build.make_step(config, supervised=supervised)
         return parallel.compile_step(step, config.parallel, run.mesh, shared=1)
 
-    late = early = compiled(False)
+    late = early = compiled(False)  # of supervised training both stages are the same
     if first < training.supervised_steps and config.method.name != "supervised":
         early = compiled(True)
     validate = _validation(run) if run.split.validation else None
