@@ -9,6 +9,7 @@ from cifp_jax import augmentation
 from cifp_jax.data.whole_slices import INTERPOLATIONS
 from cifp_jax.methods import METHODS
 from cifp_jax.models import NETWORKS
+from cifp_jax.models.layers import NORMALIZATIONS
 from cifp_jax.models.network import PRECISIONS
 from cifp_jax.scans.preparation import Preparation
 from cifp_jax.settings import Checked, setting, unknown
@@ -95,6 +96,11 @@ class Model(Checked):
     name: str = setting("unet", "Of slices or of volumes.", options=tuple(NETWORKS))
     classes: int = setting(4, "Classes, background included.", low=2)
     filters: tuple[int, ...] = setting((16, 32, 64, 128, 256), "Channels of the five resolutions.")
+    normalization: str = setting(
+        "batch",
+        "Over a batch, with running statistics for prediction; or over each image (instance).",
+        options=NORMALIZATIONS,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,6 +115,19 @@ def test_export_changes_the_statistics_alone(saved, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, load_weights(again).variables, after.variables)
 
 
+@pytest.mark.parametrize("saved", ["acdc"], indirect=True)
+def test_a_network_without_batch_statistics_is_named(saved):
+    file, root, _ = saved
+    weights = load_weights(file)
+    network = weights.facts["network"] | {"normalization": "instance"}
+    variables = started(make_network(**network), (1, *PATCH["acdc"], 1))
+    save_weights(file, Weights(variables, weights.facts | {"network": network}))
+    out = file.parent / "b.safetensors"
+    with pytest.raises(SystemExit, match=r"no batch statistics.*Leave --batch_stats_from out"):
+        export.main([f"--weights={file}", f"--out={out}", f"--batch_stats_from={root}"])
+    assert not out.exists()
+
+
 def test_data_of_other_patients_is_refused(saved):
     file, root, names = saved
     lists = {"acdc": "train_slices.list", "la": "train.list"}

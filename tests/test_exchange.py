@@ -30,22 +30,24 @@ KINDS = {"unet": (4, "acdc", (32, 16)), "vnet": (2, "la", (16, 32, 16))}
 PREPARATION = {"canonical": False, "axes": [0, 1, 2], "spacing": [], "normalization": [["minmax"]]}
 
 
-def random_variables(kind):
+def random_variables(kind, normalization):
     """Of a small network; statistics unlike those of a fresh one."""
     classes, _, patch = KINDS[kind]
     network = {"name": kind, "classes": classes, "filters": FILTERS}
+    network["normalization"] = normalization
     rng = np.random.default_rng(0)
     shapes = shapes_of(network, len(patch), 1)
     flat = {path: rng.normal(0, 0.3, shape).astype(np.float32) for path, shape in shapes.items()}
     flat |= {path: 0.5 + np.abs(value) for path, value in flat.items() if path[-1] == "var"}
-    return network, unflatten_dict(flat)
+    return network, {"batch_stats": {}, **unflatten_dict(flat)}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[*KINDS, "unet-instance", "vnet-instance"])
 def saved(request, tmp_path):
     """A file of weights, its kind and its variables."""
-    network, variables = random_variables(request.param)
-    _, data, patch = KINDS[request.param]
+    kind, _, normalization = request.param.partition("-")
+    network, variables = random_variables(kind, normalization or "batch")
+    _, data, patch = KINDS[kind]
     facts = {
         "network": network,
         "data": {
@@ -59,11 +61,14 @@ def saved(request, tmp_path):
         "training_list": {"labeled": ["patient001"], "unlabeled": []},
     }
     save_weights(tmp_path / "a.safetensors", Weights(variables, facts))
-    return tmp_path / "a.safetensors", request.param, variables
+    return tmp_path / "a.safetensors", kind, variables
 
 
 def logits(kind, variables, image):
-    model = make_network(name=kind, classes=KINDS[kind][0], filters=FILTERS)
+    normalization = "batch" if variables["batch_stats"] else "instance"
+    model = make_network(
+        name=kind, classes=KINDS[kind][0], filters=FILTERS, normalization=normalization
+    )
     return np.asarray(quick(lambda v, x: model.apply(v, x, train=False))(variables, image))
 
 
@@ -113,17 +118,20 @@ def test_the_fields_networks_load_it(saved):
     wanted = logits(kind, variables, image)
     assert wanted.std() > 0.01
 
-    network = build("unet" if kind == "unet" else "ua_mt")
+    normalization = "batch" if variables["batch_stats"] else "instance"
+    network = build("unet" if kind == "unet" else "ua_mt", normalization)
     network.load_state_dict(tensors)  # strict: no name too many or too few
     with torch.no_grad():
         found = np.moveaxis(network(there).numpy(), 1, -1)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
+    if normalization == "instance":
+        return
     # The benchmarks' network has the modules' names of this package.
     benchmarked = pytest.importorskip("benchmarks.torch_networks").NETWORKS[kind]
     classes, _, patch = KINDS[kind]
     network = benchmarked(len(patch), classes, FILTERS).eval()
-    layers = torch_names.unet_layers() if kind == "unet" else torch_names.vnet_layers()
+    layers = getattr(torch_names, f"{kind}_layers")("batch")
     own = {layer.torch: ".".join(layer.flax) for layer in layers}
     renamed = {
         f"{own[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": tensor
@@ -154,8 +162,8 @@ def test_onnxruntime_gives_the_same_logits(saved):
 @needs_onnx
 @pytest.mark.parametrize("saved", ["unet"], indirect=True)
 def test_a_graph_that_differs_is_not_written(saved, monkeypatch):
-    def changed(name, variables):
-        tensors = torch_names.to_torch(name, variables)
+    def changed(network, variables):
+        tensors = torch_names.to_torch(network, variables)
         last = next(reversed(tensors))
         return tensors | {last: tensors[last] + 0.01}
 
@@ -172,6 +180,7 @@ def test_without_onnx_the_remedy_is_named(saved, monkeypatch):
         written(saved, "onnx", ".onnx")
 
 
+@pytest.mark.parametrize("saved", KINDS, indirect=True)
 def test_a_stablehlo_program_gives_the_same_logits(saved):
     _, kind, variables = saved
     out = written(saved, "stablehlo", ".stablehlo")
@@ -192,4 +201,4 @@ def test_float16_is_for_our_own_format(saved):
 
 def test_a_network_without_pytorchs_names_is_named():
     with pytest.raises(ValueError, match="'swin' have no names in PyTorch; known: unet, vnet"):
-        torch_names.to_torch("swin", {})
+        torch_names.to_torch({"name": "swin"}, {})

@@ -132,6 +132,23 @@ def test_batch_norm_of_values_worked_out_by_hand():
     np.testing.assert_allclose(moved["batch_stats"]["var"], [0.9 * 4 + 0.1 * 5])
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_instance_norm_of_values_worked_out_by_hand(train):
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.normalize(x, "instance", None, train=train)
+
+    # Two images of three voxels: means 2 and 40, biased variances 2 / 3 and 200 / 3.
+    x = jnp.array([[1.0, 2.0, 3.0], [30.0, 40.0, 50.0]])[..., None]
+    params = {"scale": jnp.array([2.0]), "bias": jnp.array([1.0])}
+    y: Any = Layer().apply({"params": {"InstanceNorm_0": params}}, x)
+    centred = np.array([[-1, 0, 1], [-10, 0, 10]])
+    variances = np.array([[2 / 3], [200 / 3]])
+    expected = 1 + 2 * centred / np.sqrt(variances + 1e-5)
+    np.testing.assert_allclose(np.squeeze(y), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("size", "fits"), [((15, 32), "(16, 32)"), ((3, 40), "(16, 32)"), ((250, 90, 16), "(256, 96")]
 )

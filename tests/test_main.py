@@ -85,9 +85,21 @@ def final_state(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("method", ["supervised", pytest.param("cifp", marks=pytest.mark.slow)])
-def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(method, data, tmp_path):
-    flags = ("--config.training.steps=12", f"--config.method.name={method}")
+@pytest.mark.parametrize(
+    ("method", "normalization"),
+    [
+        ("supervised", "batch"),
+        pytest.param("cifp", "batch", marks=pytest.mark.slow),
+        pytest.param("cifp", "instance", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_ends_bit_identical_to_one_that_was_not(
+    method, normalization, data, tmp_path
+):
+    flags = (
+        *("--config.training.steps=12", f"--config.method.name={method}"),
+        f"--config.model.normalization={normalization}",
+    )
     whole = call(tmp_path / "whole", data, *flags)
     assert whole.returncode == 0, whole.stderr
     compiled = programs(data)

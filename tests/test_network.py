@@ -89,6 +89,28 @@ def test_part_of_a_batch_gets_the_same_masks(index):
     assert not np.allclose(got["plain"], got["forward"])  # the keys do drop something
 
 
+@pytest.mark.parametrize("kind", [UNet, VNet], ids=IDS)
+def test_by_instance_a_batch_in_training_is_each_image_alone_in_prediction(kind):
+    model = kind(classes=3, filters=FILTERS, normalization="instance")
+    variables = draw_variables(model, 2)
+    assert variables["batch_stats"] == {}
+    x = (
+        jax.random.normal(jax.random.key(1), (3, 32, 32, 1))
+        * jax.numpy.arange(1, 4)[:, None, None, None]
+    )
+
+    @quick
+    def run(params, x):
+        trained, alone = (bind(model, params, {}, train=train) for train in (True, False))
+        logits, moved = trained.forward(x, None, {})
+        return logits, moved, [alone.forward(one[None], None, {})[0][0] for one in x]
+
+    logits, moved, alone = run(variables["params"], x)
+    assert moved == {}
+    assert np.std(logits) > 0.1
+    np.testing.assert_allclose(logits, np.stack(alone), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("index", [0, 1], ids=IDS)
 def test_the_backward_pass_keeps_what_convolutions_make_alone(index, capsys):
     """One map a convolution, and the masks; not what is normalised, activated, pooled or joined."""

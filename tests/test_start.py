@@ -32,12 +32,12 @@ def own_data(**data):
 
 def trained(path, classes=4, channels=1, patients=()):
     """A file of weights of ACDC's layout, and its variables by path."""
-    network = {"name": "unet", "classes": classes, "filters": FILTERS}
+    network = {"name": "unet", "classes": classes, "filters": FILTERS, "normalization": "batch"}
     rng = np.random.default_rng(0)
     shapes = shapes_of(network, 2, channels)
     flat = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     variables = unflatten_dict(flat)
-    weights = import_torch.convert(to_torch("unet", variables))  # imported weights start a run too
+    weights = import_torch.convert(to_torch(network, variables))  # imported weights start a run too
     known = {"training_list": {"labeled": [], "unlabeled": list(patients)}}
     save_weights(path, Weights(weights.variables, weights.facts | known))
     return flat
@@ -106,6 +106,7 @@ def test_cases_of_patients_that_the_network_was_trained_on_are_named(tmp_path, s
     ("changes", "answer"),
     [
         ({"filters": (2, 2, 4, 4, 8)}, r"config\.model\.filters is \(2, 2, 4, 4, 4\)"),
+        ({"normalization": "instance"}, r"normalization is 'batch', and of the run 'instance'"),
         ({"name": "vnet"}, r"config\.model\.name is 'unet', and of the run 'vnet'"),
         ({}, "number of axes of its images is 2, and of the run 3"),
     ],

@@ -28,7 +28,10 @@ from configs import acdc, la
 from tests.support.runs import small
 
 FACTS = {
-    "network": {"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
+    "network": {
+        **{"name": "unet", "classes": 4, "filters": [2, 2, 4, 4, 4]},
+        "normalization": "batch",
+    },
     "data": {
         **{"name": "acdc", "patch_size": [32, 32], "downsample": 1},
         **{"channels": 1, "center_crop": 0, "interpolation": "nearest"},
@@ -79,6 +82,12 @@ def test_round_trip(tmp_path):
     assert sizes[0] - sizes[1] >= 20
 
 
+def test_a_file_of_before_networks_normalised_by_instance_is_of_the_batch(tmp_path):
+    network = {k: v for k, v in FACTS["network"].items() if k != "normalization"}
+    save_weights(tmp_path / "a.safetensors", Weights(VARIABLES, FACTS | {"network": network}))
+    assert load_weights(tmp_path / "a.safetensors").facts == FACTS
+
+
 @pytest.mark.parametrize("config", [acdc.get_config(), la.get_config()], ids=["acdc", "la"])
 def test_the_full_networks_are_small_enough_to_release(config, tmp_path):
     state = jax.eval_shape(lambda: build.make_state(config))
@@ -123,6 +132,7 @@ def test_an_exported_run_has_the_figures_of_its_checkpoint(trained, tmp_path):
         "name": "unet",
         "classes": 4,
         "filters": [2, 2, 4, 4, 4],
+        "normalization": "batch",
     }
     assert (weights.facts["method"], weights.facts["step"]) == ("supervised", 2)
     preparation = weights.facts["preparation"]

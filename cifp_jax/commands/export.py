@@ -98,7 +98,7 @@ def export(
     said = {name: json.dumps(value) for name, value in facts.items()}
     channels = data["channels"]
     if form == "torch":
-        tensors = to_torch(network["name"], variables)
+        tensors = to_torch(network, variables)
         made = safetensors.numpy.save(tensors, metadata={**said, "format": "pt"})
     elif form == "onnx":
         rank = find_layout(data["name"]).rank

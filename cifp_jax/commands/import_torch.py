@@ -46,12 +46,15 @@ def convert(tensors: Mapping[str, np.ndarray], said: Mapping[str, Any] | None = 
     first = next((name for name in _FIRST if name in left), None)
     if first is None:
         raise ValueError(f"it is no U-Net or V-Net of a known naming: {', '.join(list(left)[:4])}.")
+    moving = any(k.endswith(".running_mean") for k in left)
+    normalization = "batch" if moving else "instance"
     if first == _FIRST[0]:
-        name, data, patch, layers = "unet", "acdc", (256, 256), unet_layers()
+        name, data, patch = "unet", "acdc", (256, 256)
+        layers = unet_layers(normalization)
         prepared = preparation.ACDC
     else:
         name, data, patch, prepared = "vnet", "la", (112, 112, 80), preparation.LA
-        layers = vnet_layers(first == _FIRST[2])
+        layers = vnet_layers(normalization, first == _FIRST[2])
     channels = said["data"]["channels"] if said else 1
     wanted, shape = (channels, *(3,) * len(patch)), left[first].shape
     if shape[1:] != wanted:
@@ -68,6 +71,7 @@ def convert(tensors: Mapping[str, np.ndarray], said: Mapping[str, Any] | None = 
     )
     classes = int(flat["params", "head", "bias"].shape[0])
     network = {"name": name, "classes": classes, "filters": filters}
+    network["normalization"] = normalization
     if wrong := misfit(variables, shapes_of(network, len(patch), channels)):
         raise ValueError(wrong)
     facts = said or {

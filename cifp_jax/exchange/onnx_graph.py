@@ -48,9 +48,10 @@ class _Graph:
         return self.add(kind, inputs, kernel_shape=window, pads=pads, strides=strides)
 
     def norm(self, x: str, layer: str) -> str:
-        names = ("weight", "bias", "running_mean", "running_var")
-        inputs = [x, *(self._tensor(f"{layer}.{name}") for name in names)]
-        return self.add("BatchNormalization", inputs, epsilon=1e-5)
+        known = (f"{layer}.{name}" for name in ("weight", "bias", "running_mean", "running_var"))
+        inputs = [x, *(self._tensor(name) for name in known if name in self._tensors)]
+        kind = "BatchNormalization" if len(inputs) == 5 else "InstanceNormalization"
+        return self.add(kind, inputs, epsilon=1e-5)
 
     def pool(self, x: str) -> str:
         sides = [2] * self._rank
@@ -62,7 +63,7 @@ class _Graph:
         return self.add("Resize", [x, "", "scales"], **aligned)
 
     def chain(self, x: str, layers: Sequence[tuple[str, str]], kind: str, **attributes: Any) -> str:
-        """Convolution, batch norm and activation, as often as `layers` has pairs."""
+        """Convolution, normalisation and activation, as often as `layers` has pairs."""
         for conv, norm in layers:
             x = self.add(kind, [self.norm(self.conv(x, conv), norm)], **attributes)
         return x
@@ -118,7 +119,7 @@ def onnx_model(
 
     Args:
       variables: `params` and `batch_stats`.
-      network: name, classes and filters.
+      network: name, classes, filters and normalization.
       rank: number of spatial axes.
       channels: of the images.
       metadata: what the file says of itself.
@@ -127,7 +128,7 @@ def onnx_model(
       ModuleNotFoundError: onnx or onnxruntime is not installed.
       ValueError: the graph does not give what the network gives, or there is none for it.
     """
-    graph = _Graph(to_torch(network["name"], variables), rank)
+    graph = _Graph(to_torch(network, variables), rank)
     graph.add("Identity", [_NETWORKS[network["name"]](graph, "image")])
     graph.nodes[-1].output[0] = "logits"
     helper, numpy_helper = graph.onnx.helper, graph.onnx.numpy_helper

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 Tensors = dict[str, np.ndarray]
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_NORMS = {"batch": "BatchNorm", "instance": "InstanceNorm"}
 VNET_DEPTHS = (1, 2, 3, 3, 3, 3, 3, 2, 1)
 
 
@@ -20,31 +21,34 @@ class Layer(NamedTuple):
 
     torch: str
     flax: tuple[str, ...]
-    kind: str  # conv, transposed or norm
+    kind: str  # conv, transposed, or the normalisation
 
 
-def unet_layers() -> Iterator[Layer]:
-    """Of the U-Net."""
+def unet_layers(normalization: str) -> Iterator[Layer]:
+    """Of the U-Net; `normalization`: one of `layers.NORMALIZATIONS`."""
+    norm = _NORMS[normalization]
     blocks = ["encoder.in_conv", *(f"encoder.down{i}.maxpool_conv.1" for i in range(1, 5))]
     places = [(f"encoder_{i}", block) for i, block in enumerate(blocks)]
     places += [(f"decoder_{i}", f"decoder.up{i + 1}.conv") for i in range(4)]
     for own, block in places:
         for i, at in enumerate((0, 4)):
             yield Layer(f"{block}.conv_conv.{at}", (own, f"Conv_{i}"), "conv")
-            yield Layer(f"{block}.conv_conv.{at + 1}", (own, f"BatchNorm_{i}"), "norm")
+            yield Layer(f"{block}.conv_conv.{at + 1}", (own, f"{norm}_{i}"), normalization)
     for i in range(4):
         yield Layer(f"decoder.up{i + 1}.conv1x1", (f"reduce_{i}",), "conv")
     yield Layer("decoder.out_conv", ("head",), "conv")
 
 
-def vnet_layers(parted: bool = False) -> Iterator[Layer]:
+def vnet_layers(normalization: str, parted: bool = False) -> Iterator[Layer]:
     """Of the V-Net; `parted`: encoder and decoder are modules of their own, as in BCP."""
+    norm = _NORMS[normalization]
     for i, (number, depth) in enumerate(zip(NUMBERS, VNET_DEPTHS, strict=True)):
         part = ("encoder." if i < 5 else "decoder.") if parted else ""
         own = f"encoder_{i}" if i < 5 else f"decoder_{i - 5}"
         for j in range(depth):
             yield Layer(f"{part}block_{number}.conv.{3 * j}", (own, f"Conv_{j}"), "conv")
-            yield Layer(f"{part}block_{number}.conv.{3 * j + 1}", (own, f"BatchNorm_{j}"), "norm")
+            name = f"{part}block_{number}.conv.{3 * j + 1}"
+            yield Layer(name, (own, f"{norm}_{j}"), normalization)
         if i == 8:
             continue
         down = i < 4
@@ -52,7 +56,7 @@ def vnet_layers(parted: bool = False) -> Iterator[Layer]:
         name = f"{part}block_{number}_{'dw' if down else 'up'}.conv"
         own, layer = (f"down_{i}", "Down_0") if down else (f"up_{i - 4}", "Up_0")
         yield Layer(f"{name}.0", (own, layer), "conv" if down else "transposed")
-        yield Layer(f"{name}.1", (own, "BatchNorm_0"), "norm")
+        yield Layer(f"{name}.1", (own, f"{norm}_0"), normalization)
     yield Layer("decoder.out_conv" if parted else "out_conv", ("head",), "conv")
 
 
@@ -66,14 +70,15 @@ def _axes(kind: str, rank: int) -> tuple[int, ...]:
 
 def _parts(layer: Layer) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The last part of the name of each of a layer's tensors, and the path in Flax's variables."""
-    if layer.kind == "norm":
+    if layer.kind in _NORMS:
         yield "weight", ("params", *layer.flax, "scale")
         yield "bias", ("params", *layer.flax, "bias")
-        yield "running_mean", ("batch_stats", *layer.flax, "mean")
-        yield "running_var", ("batch_stats", *layer.flax, "var")
     else:
         yield "weight", ("params", *layer.flax, "kernel")
         yield "bias", ("params", *layer.flax, "bias")
+    if layer.kind == "batch":
+        yield "running_mean", ("batch_stats", *layer.flax, "mean")
+        yield "running_var", ("batch_stats", *layer.flax, "var")
 
 
 def take(layer: Layer, tensors: Tensors) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
@@ -93,33 +98,34 @@ def take(layer: Layer, tensors: Tensors) -> Iterator[tuple[tuple[str, ...], np.n
 
 
 def from_torch(layers: Iterator[Layer], tensors: Tensors) -> dict[str, Any]:
-    """Variables of a state dictionary, float32; takes what it uses out of `tensors`.
+    """`params` and `batch_stats` of a state dictionary; takes what it uses out of `tensors`.
 
     Raises:
       ValueError: a tensor is missing.
     """
-    return unflatten_dict(dict(pair for layer in layers for pair in take(layer, tensors)))
+    flat = dict(pair for layer in layers for pair in take(layer, tensors))
+    return {"batch_stats": {}, **unflatten_dict(flat)}
 
 
-def to_torch(name: str, variables: Mapping[str, Any]) -> Tensors:
+def to_torch(network: Mapping[str, Any], variables: Mapping[str, Any]) -> Tensors:
     """The state dictionary of a network under the field's names, float32; undoes `from_torch`.
 
     Args:
-      name: unet or vnet.
+      network: its name and its normalization.
       variables: `params` and `batch_stats`.
 
     Raises:
       ValueError: the field has no names for this network.
     """
     known = {"unet": unet_layers, "vnet": vnet_layers}
-    if name not in known:
+    if network["name"] not in known:
         raise ValueError(
-            f"The layers of the network {name!r} have no names in PyTorch; known: "
+            f"The layers of the network {network['name']!r} have no names in PyTorch; known: "
             f"{', '.join(known)}."
         )
     flat: dict[Any, Any] = flatten_dict(dict(variables))
     tensors = {}
-    for layer in known[name]():
+    for layer in known[network["name"]](network["normalization"]):
         for part, path in _parts(layer):
             array = np.asarray(flat[path], np.float32)
             if path[-1] == "kernel":

@@ -109,9 +109,15 @@ def with_new_batch_stats(weights: Weights, root: pathlib.Path) -> Weights:
       root: the folder of its data, with the lists.
 
     Raises:
-      FileNotFoundError, ValueError: the data is missing, damaged, or not that of the network.
+      FileNotFoundError, ValueError: the data is missing, damaged, or not that of the network, or
+        the network has no batch statistics.
     """
     variables, facts = weights
+    if not variables["batch_stats"]:
+        raise ValueError(
+            "This network has no batch statistics, as it normalises each image alone. "
+            "Leave --batch_stats_from out."
+        )
     cases = _training_cases(facts, root)
     batches = _batches(cases, facts["data"], facts["network"]["classes"])
     model = make_network(**facts["network"])

@@ -25,10 +25,10 @@ class Weights(NamedTuple):
 
     Attributes:
       variables: `params` and `batch_stats`, float32 NumPy arrays.
-      facts: the header. network: name, classes and filters; data: name, patch_size, downsample and
-        channels; preparation: the fields of the `Preparation` that its scans went through;
-        evaluation: largest_component; method; step (None where unknown); training_list: labelled
-        and unlabelled patients.
+      facts: the header. network: name, classes, filters and normalization; data: name, patch_size,
+        downsample and channels; preparation: the fields of the `Preparation` that its scans went
+        through; evaluation: largest_component; method; step (None where unknown); training_list:
+        labelled and unlabelled patients.
     """
 
     variables: dict[str, Any]
@@ -103,7 +103,9 @@ def load_weights(path: pathlib.Path) -> Weights:
         raise ValueError(
             f"{path}: its header is damaged ({error}). Bring the file here again."
         ) from error
-    return Weights(unflatten_dict(tensors, sep="/"), facts)
+    # Files from before 2026-12-01 name no normalisation.
+    facts["network"] = {"normalization": "batch", **facts["network"]}
+    return Weights({"batch_stats": {}, **unflatten_dict(tensors, sep="/")}, facts)
 
 
 def shapes_of(
@@ -112,7 +114,7 @@ def shapes_of(
     """The shape of each variable of a network, by its path.
 
     Args:
-      network: name, classes and filters.
+      network: name, classes, filters and normalization.
       rank: number of spatial axes of its images.
       channels: of its images.
 

@@ -10,6 +10,8 @@ from cifp_jax.models.vnet import VNet
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "vnet": VNet}
 
 
-def make_network(*, name: str, classes: int, filters: Sequence[int]) -> nn.Module:
+def make_network(
+    *, name: str, classes: int, filters: Sequence[int], normalization: str = "batch"
+) -> nn.Module:
     """The network of these settings, which are those of `config.model`."""
-    return NETWORKS[name](classes=classes, filters=tuple(filters))
+    return NETWORKS[name](classes=classes, filters=tuple(filters), normalization=normalization)

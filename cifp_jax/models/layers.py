@@ -16,6 +16,8 @@ Keys = Key[Array, " b"]
 Features = tuple[Float[Array, "b *_"], ...]
 # The name of what the backward pass keeps of a layer; see `network.bind`.
 KEPT = "kept"
+NORMALIZATIONS = ("batch", "instance")
+_EPSILON = 1e-5  # PyTorch's
 MOMENTUM = 0.9  # of running batch statistics: the share of the old ones
 
 
@@ -98,7 +100,25 @@ def batch_norm(axis_name: str | None) -> nn.BatchNorm:
 
     Flax's running variance is the biased one, PyTorch's the unbiased: the same to 1 / (b * voxels).
     """
-    return nn.BatchNorm(momentum=MOMENTUM, epsilon=1e-5, axis_name=axis_name)
+    return nn.BatchNorm(momentum=MOMENTUM, epsilon=_EPSILON, axis_name=axis_name)
+
+
+def normalize(
+    x: Float[Array, "b *spatial c"], kind: str, axis_name: str | None, *, train: bool
+) -> Float[Array, "b *spatial c"]:
+    """A layer that normalises, of the module that calls this.
+
+    Args:
+      x: features.
+      kind: one of `NORMALIZATIONS`. batch: each channel over the batch, and in prediction by
+        running statistics. instance: each channel over its own image, always, so that images of a
+        batch know nothing of each other and there are no statistics to keep or to share.
+      axis_name: pmapped axis over which batch statistics are shared.
+      train: normalise with the statistics of this batch instead of the running ones.
+    """
+    if kind == "instance":
+        return nn.InstanceNorm(epsilon=_EPSILON)(x)
+    return batch_norm(axis_name)(x, use_running_average=not train)
 
 
 def upsample(x: Float[Array, "b *half c"]) -> Float[Array, "b *spatial c"]:

@@ -25,7 +25,7 @@ class Network(NamedTuple):
       encode: `(x, keys, batch_stats) -> (features, batch_stats)`.
       decode: `(features, keys, batch_stats) -> (logits, batch_stats)`.
       forward: `(x, keys, batch_stats) -> (logits, batch_stats)`.
-      batch_stats: the statistics at the start of the step.
+      batch_stats: the statistics at the start of the step; empty where images are normalised alone.
     """
 
     encode: Callable[[jax.Array, Keys | None, Stats], tuple[tuple[jax.Array, ...], Stats]]
@@ -84,7 +84,7 @@ def bind(
                     mutable=["batch_stats"],
                 )
                 stats = jax.tree.map(
-                    lambda old, new: new.astype(old.dtype), stats, moved["batch_stats"]
+                    lambda old, new: new.astype(old.dtype), stats, moved.get("batch_stats", {})
                 )
             else:
                 out = model.apply(variables, cast(x), train=False, keys=keys, method=method)

@@ -9,18 +9,19 @@ from cifp_jax.models.layers import Features, Keys
 
 
 class ConvBlock(nn.Module):
-    """Two times convolution, batch norm and LeakyReLU (0.01), with dropout between the two."""
+    """Two times convolution, normalisation and LeakyReLU (0.01), with dropout between the two."""
 
     features: int
     dropout: float
     number: int  # of its dropout layer
+    normalization: str
     axis_name: str | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *spatial c"], train: bool, keys: Keys | None) -> Array:
         for i in range(2):
             x = layers.Conv(self.features)(x)
-            x = layers.batch_norm(self.axis_name)(x, use_running_average=not train)
+            x = layers.normalize(x, self.normalization, self.axis_name, train=train)
             x = nn.leaky_relu(x, 0.01)
             if i == 0:
                 x = layers.dropout(x, self.dropout, keys, self.number, channels=False)
@@ -34,21 +35,23 @@ class UNet(nn.Module):
       classes: channels of the logits, background included.
       filters: channels of the five resolutions.
       dropout: rates in the five encoder blocks.
+      normalization: one of `layers.NORMALIZATIONS`.
       axis_name: pmapped axis over which batch statistics are shared.
     """
 
     classes: int = 4
     filters: tuple[int, ...] = (16, 32, 64, 128, 256)
     dropout: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5)
+    normalization: str = "batch"
     axis_name: str | None = None
 
     def setup(self) -> None:
-        f, axis = self.filters, self.axis_name
+        f, norm = self.filters, (self.normalization, self.axis_name)
         self.encoder = [
-            ConvBlock(n, p, i, axis) for i, (n, p) in enumerate(zip(f, self.dropout, strict=True))
+            ConvBlock(n, p, i, *norm) for i, (n, p) in enumerate(zip(f, self.dropout, strict=True))
         ]
         self.reduce = [layers.Conv(n, window=1) for n in f[-2::-1]]
-        self.decoder = [ConvBlock(n, 0.0, len(f) + i, axis) for i, n in enumerate(f[-2::-1])]
+        self.decoder = [ConvBlock(n, 0.0, len(f) + i, *norm) for i, n in enumerate(f[-2::-1])]
         self.head = layers.Conv(self.classes)
 
     def encode(

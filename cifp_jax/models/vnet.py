@@ -11,31 +11,34 @@ _DECODER = (3, 3, 2, 1)
 
 
 class ConvBlock(nn.Module):
-    """`depth` times convolution, batch norm, ReLU."""
+    """`depth` times convolution, normalisation, ReLU."""
 
     features: int
     depth: int
+    normalization: str
     axis_name: str | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *spatial c"], train: bool) -> Array:
         for _ in range(self.depth):
             x = layers.Conv(self.features)(x)
-            x = nn.relu(layers.batch_norm(self.axis_name)(x, use_running_average=not train))
+            x = layers.normalize(x, self.normalization, self.axis_name, train=train)
+            x = nn.relu(x)
         return x
 
 
 class Resample(nn.Module):
-    """A change of resolution (`Down` or `Up`), batch norm, ReLU."""
+    """A change of resolution (`Down` or `Up`), normalisation, ReLU."""
 
     layer: type[nn.Module]
     features: int
+    normalization: str
     axis_name: str | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *spatial c"], train: bool) -> Array:
         x = self.layer(self.features)(x)
-        return nn.relu(layers.batch_norm(self.axis_name)(x, use_running_average=not train))
+        return nn.relu(layers.normalize(x, self.normalization, self.axis_name, train=train))
 
 
 class VNet(nn.Module):
@@ -45,20 +48,22 @@ class VNet(nn.Module):
       classes: channels of the logits, background included.
       filters: channels of the five resolutions.
       dropout: rate of channel dropout at the bottleneck and before the output.
+      normalization: one of `layers.NORMALIZATIONS`.
       axis_name: pmapped axis over which batch statistics are shared.
     """
 
     classes: int = 2
     filters: tuple[int, ...] = (16, 32, 64, 128, 256)
     dropout: float = 0.5
+    normalization: str = "batch"
     axis_name: str | None = None
 
     def setup(self) -> None:
-        f, axis = self.filters, self.axis_name
-        self.encoder = [ConvBlock(n, d, axis) for n, d in zip(f, _ENCODER, strict=True)]
-        self.down = [Resample(layers.Down, n, axis) for n in f[1:]]
-        self.up = [Resample(layers.Up, n, axis) for n in f[-2::-1]]
-        self.decoder = [ConvBlock(n, d, axis) for n, d in zip(f[-2::-1], _DECODER, strict=True)]
+        f, norm = self.filters, (self.normalization, self.axis_name)
+        self.encoder = [ConvBlock(n, d, *norm) for n, d in zip(f, _ENCODER, strict=True)]
+        self.down = [Resample(layers.Down, n, *norm) for n in f[1:]]
+        self.up = [Resample(layers.Up, n, *norm) for n in f[-2::-1]]
+        self.decoder = [ConvBlock(n, d, *norm) for n, d in zip(f[-2::-1], _DECODER, strict=True)]
         self.head = layers.Conv(self.classes, window=1)
 
     def encode(

@@ -43,6 +43,7 @@ def start_from(
         {
             "config.model.name": one.model.name,
             "config.model.filters": tuple(one.model.filters),
+            "config.model.normalization": one.model.normalization,
             "the number of axes of its images": find_layout(one.data.name).rank,
         }
         for one in (theirs, config)
@@ -58,7 +59,7 @@ def start_from(
         "batch_stats": as_tuple(state.batch_stats)[0],
     }
     merged, anew = _merge(fresh, variables)
-    params, stats = merged["params"], merged["batch_stats"]
+    params, stats = merged["params"], merged.get("batch_stats", {})
     started = dataclasses.replace(
         state,
         params=_put(state.params, params, 1),

@@ -73,9 +73,9 @@ def create_train_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=from_tuple(tuple(s["batch_stats"] for s in students)),
+        batch_stats=from_tuple(tuple(s.get("batch_stats", {}) for s in students)),
         ema_params=from_tuple(tuple(t["params"] for t in teachers)),
-        ema_batch_stats=from_tuple(tuple(t["batch_stats"] for t in teachers)),
+        ema_batch_stats=from_tuple(tuple(t.get("batch_stats", {}) for t in teachers)),
         opt_state=optimizer.init(params),
         rng=rng,
     )

@@ -32,7 +32,7 @@ def draw_variables(model: nn.Module, rank: int) -> dict:
     return {
         "params": jax.tree.map(lambda s: np.float32(rng.normal(0, 0.5, s.shape)), shapes["params"]),
         "batch_stats": jax.tree.map(
-            lambda s: np.float32(rng.uniform(0.1, 0.5, s.shape)), shapes["batch_stats"]
+            lambda s: np.float32(rng.uniform(0.1, 0.5, s.shape)), shapes.get("batch_stats", {})
         ),
     }
 

@@ -108,7 +108,18 @@ def make_vnet(torch, parted):
     return VNet()
 
 
-def build(kind):
+def by_instance(torch, module):
+    """The same network with instance norm in place of batch norm."""
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.modules.batchnorm._BatchNorm):
+            kind = type(child).__name__.replace("Batch", "Instance")
+            layer = getattr(torch.nn, kind)(child.num_features, affine=True)
+            module[name if isinstance(module, torch.nn.ModuleDict) else int(name)] = layer
+        else:
+            by_instance(torch, child)
+
+
+def build(kind, normalization="batch"):
     """The network in evaluation, with running statistics unlike those of a fresh one."""
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -118,4 +129,6 @@ def build(kind):
             for tensor in (module.weight.data, module.running_var, module.running_mean):
                 tensor.uniform_(0.5, 1.5)
             module.bias.data.uniform_(-0.5, 0.5)
+    if normalization == "instance":
+        by_instance(torch, network)
     return network.eval()
