@@ -1,5 +1,6 @@
 """Tables that compare runs: one switch at a time, from several networks, with all labels."""
 
+import json
 import pathlib
 
 from experiments.collect import load
@@ -81,6 +82,40 @@ def all_labels() -> str:
             cells.append(f"{last:.2f} ({result['config']['training']['steps']:,})")
         rows.append(cells)
     return markdown(["Dice % (steps)", "labelled alone", "CIFP", "all labels"], rows)
+
+
+# By what is trained: the run that is normalised over batches, and the one over each image alone.
+NORMALIZED = {
+    "LA 8, supervised, 400 steps": (
+        "la_cpu/la8_supervised_0_batch",
+        "la_cpu/la8_supervised_0_instance",
+    ),
+    "LA 8, the first, supervised steps of `la:cpu`": (
+        "la_cpu/la8_cifp_0",
+        "la_cpu/la8_cifp_0_instance",
+    ),
+    "ACDC 7, supervised": (
+        "ablation_cpu_own_networks/acdc7_network_seed1",
+        "acdc_cpu/acdc7_supervised_1_instance",
+    ),
+}
+
+
+def _curve(path: pathlib.Path) -> dict[int, float]:
+    """Validation Dice by step, of a run's metrics."""
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["step"]: row["validation/dice"] for row in rows if "validation/dice" in row}
+
+
+def normalization() -> str:
+    """Validation Dice after as many steps, by what features are normalised over."""
+    rows = []
+    for what, names in NORMALIZED.items():
+        batch, alone = (_curve(RESULTS / name / "metrics.jsonl") for name in names)
+        steps = sorted(batch.keys() & alone.keys())
+        dice = [", ".join(f"{curve[step]:.1f}" for step in steps) for curve in (batch, alone)]
+        rows.append([what, ", ".join(map(str, steps)), *dice])
+    return markdown(["", "after steps", "Dice %, batch", "each image"], rows)
 
 
 # By patients: the networks that runs went on from, by seed, and the folder of the runs.

@@ -15,6 +15,7 @@ from experiments.comparison_tables import (
     ablation,
     all_labels,
     groups,
+    normalization,
     own_networks,
 )
 from experiments.published import PUBLISHED
@@ -199,6 +200,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation_7_both_losses": lambda: ablation("ablation_cpu_first_network", 7, BOTH_LOSSES),
     "all_labels": all_labels,
     "own_networks": own_networks,
+    "normalization": normalization,
     "la_resolution": lambda: recorded(RESULTS, "la_resolution"),
     "published": published,
     "weights": weights,

@@ -25,7 +25,11 @@ plain_optimizer = functools.partial(
 
 
 @pytest.mark.parametrize(
-    "network", ["two_stages", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "vnet"))]
+    "network",
+    [
+        "two_stages",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "instance", "vnet")),
+    ],
 )
 def test_one_device_mesh_and_pmap_end_in_the_same_parameters(network):
     settings: dict[str, Any] = SMALL | {"perturbation.stage": 2 if network == "two_stages" else 3}

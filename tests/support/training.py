@@ -25,6 +25,7 @@ SMALL: dict[str, Any] = {"perturbation.stage": 2, "ramp_steps": 2}
 CASES = {
     "two_stages": (TwoStages(), (8, 8), 2),
     "unet": (UNet(classes=3, filters=FILTERS), (16, 16), 3),
+    "instance": (UNet(classes=3, filters=FILTERS, normalization="instance"), (32, 32), 3),
     "vnet": (VNet(classes=2, filters=FILTERS), (16, 16, 16), 2),
 }
 
