@@ -46,8 +46,7 @@ def convert(tensors: Mapping[str, np.ndarray], said: Mapping[str, Any] | None = 
     first = next((name for name in _FIRST if name in left), None)
     if first is None:
         raise ValueError(f"it is no U-Net or V-Net of a known naming: {', '.join(list(left)[:4])}.")
-    moving = any(k.endswith(".running_mean") for k in left)
-    normalization = "batch" if moving else "instance"
+    normalization = said["network"].get("normalization", "batch") if said else "batch"
     if first == _FIRST[0]:
         name, data, patch = "unet", "acdc", (256, 256)
         layers = unet_layers(normalization)
@@ -70,8 +69,10 @@ def convert(tensors: Mapping[str, np.ndarray], said: Mapping[str, Any] | None = 
         int(flat["params", f"encoder_{i}", "Conv_0", "bias"].shape[0]) for i in range(5)
     )
     classes = int(flat["params", "head", "bias"].shape[0])
-    network = {"name": name, "classes": classes, "filters": filters}
-    network["normalization"] = normalization
+    network = {
+        **{"name": name, "classes": classes, "filters": filters},
+        "normalization": normalization,
+    }
     if wrong := misfit(variables, shapes_of(network, len(patch), channels)):
         raise ValueError(wrong)
     facts = said or {

@@ -25,7 +25,7 @@ def stablehlo_program(
 
     Args:
       variables: `params` and `batch_stats`.
-      network: name, classes and filters.
+      network: name, classes, filters and normalization.
       patch_size: sides of an image, voxels.
       channels: of the images.
     """

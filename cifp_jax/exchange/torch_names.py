@@ -40,7 +40,10 @@ def unet_layers(normalization: str) -> Iterator[Layer]:
 
 
 def vnet_layers(normalization: str, parted: bool = False) -> Iterator[Layer]:
-    """Of the V-Net; `parted`: encoder and decoder are modules of their own, as in BCP."""
+    """Of the V-Net; `parted`: encoder and decoder are modules of their own, as in BCP.
+
+    `normalization`: one of `layers.NORMALIZATIONS`.
+    """
     norm = _NORMS[normalization]
     for i, (number, depth) in enumerate(zip(NUMBERS, VNET_DEPTHS, strict=True)):
         part = ("encoder." if i < 5 else "decoder.") if parted else ""
