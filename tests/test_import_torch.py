@@ -88,6 +88,12 @@ def test_images_of_other_channels_or_axes_are_refused(shape):
         convert({first: np.zeros(shape, np.float32)})
 
 
+def test_batch_norm_without_its_running_statistics_is_not_taken_for_instance_norm():
+    tensors = {k: v.numpy() for k, v in build("unet").state_dict().items() if "running" not in k}
+    with pytest.raises(ValueError, match=r"no .*running_mean, which this network has"):
+        convert(tensors)
+
+
 def test_what_others_write_beside_their_tensors_is_no_header(tmp_path):
     path = tmp_path / "a.safetensors"
     tensors = {"x": np.ones(2, np.float16)}
